@@ -1,0 +1,1 @@
+"""The kernel side: BTF, hooks, loading, the ring buffer and its records."""
