@@ -1,0 +1,71 @@
+# sudo make run    installs what is missing and runs the sensor live with the default rules
+# sudo make test   installs what the tests need and runs them all
+# make replay      the same engine over a recording: no root, no BCC, no particular kernel
+
+SHELL := /bin/bash
+PREFIX ?= /opt/sensor
+DESTDIR ?=
+# More arguments for run, replay, bench or pytest: make run ARGS='--duration 60'
+ARGS ?=
+RECORDING ?= $(firstword $(wildcard docs/examples/*.jsonl docs/examples/*.jsonl.zst))
+PYTHON := .venv/bin/python
+# Root must leave no byte code behind in a user's checkout.
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help run setup replay bench test lint test-unit test-live test-vm generate install uninstall clean
+
+help:
+	@sed -n '1,3s/^# //p' Makefile
+	@echo 'more: setup lint test-unit test-live test-vm bench generate install uninstall clean'
+
+run: need-root
+	@tools/setup run
+	@exec .venv/bin/sensor run --events all $(ARGS)
+
+setup:
+	@tools/setup run
+
+replay:
+	@tools/setup replay
+	@exec .venv/bin/sensor replay $(RECORDING) --format table $(ARGS)
+
+bench: setup-test
+	@exec $(PYTHON) -m tests.bench $(ARGS)
+
+# Cheap first: a broken checkout is told in seconds.
+test: need-root lint test-unit test-live test-vm
+	@echo 'all tests passed'
+
+lint: setup-test
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+test-unit: setup-test
+	$(PYTHON) -m pytest -m 'not live and not vm' --ignore=tests/live --ignore=tests/vm $(ARGS)
+
+test-live: need-root setup-test
+	$(PYTHON) -m pytest -m live $(ARGS)
+
+test-vm: need-root setup-test
+	$(PYTHON) -m tests.vm $(ARGS)
+
+generate: setup-test
+	tools/generate
+
+install: need-root
+	@tools/install install '$(DESTDIR)' '$(PREFIX)'
+
+uninstall: need-root
+	@tools/install uninstall '$(DESTDIR)' '$(PREFIX)'
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.PHONY: setup-test need-root
+setup-test:
+	@tools/setup test
+
+# DESTDIR stages files for a package, which needs no root.
+need-root:
+	@if [ "$$(id -u)" != 0 ] && [ -z '$(DESTDIR)' ]; then \
+	  echo 'make $(MAKECMDGOALS): needs root; fix: sudo make $(MAKECMDGOALS)' >&2; exit 3; fi
