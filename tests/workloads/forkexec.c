@@ -15,8 +15,8 @@ static const char *directory, *program;
 static char self[4096];
 
 struct box { /* what children tell their ancestors */
-	volatile pid_t caller, child, parent, grandparent;
-	volatile pid_t tids[64];
+	volatile pid_t child;
+	volatile pid_t tids[1024], exec_tids[32];
 };
 static struct box *box;
 
@@ -152,20 +152,22 @@ static void *thread_main(void *slot)
 	return NULL;
 }
 
-/* All threads, the first one too, leave at the same moment, each by its own exit(). */
-static void threads(long n)
+/* All `m` threads, the first one too, leave at the same moment, each by its own exit(). */
+static void threads(long n, long m)
 {
-	pid_t pid = (pid_t)must(fork(), "fork");
-	if (!pid) {
-		pthread_t thread;
-		pthread_barrier_init(&barrier, NULL, (unsigned)n + 1);
-		for (long i = 0; i < n; i++)
-			if (pthread_create(&thread, NULL, thread_main, (void *)&box->tids[i]) || pthread_detach(thread))
-				_exit(99);
-		pthread_barrier_wait(&barrier);
-		pthread_exit(NULL);
+	for (long i = 0; i < n; i++) {
+		pid_t pid = (pid_t)must(fork(), "fork");
+		if (!pid) {
+			pthread_t thread;
+			pthread_barrier_init(&barrier, NULL, (unsigned)m + 1);
+			for (long k = 0; k < m; k++)
+				if (pthread_create(&thread, NULL, thread_main, (void *)&box->tids[i * m + k]) || pthread_detach(thread))
+					_exit(99);
+			pthread_barrier_wait(&barrier);
+			pthread_exit(NULL);
+		}
+		child_row("threads", pid, getpid(), wait_status(pid), NULL, NULL);
 	}
-	child_row("threads", pid, getpid(), wait_status(pid), NULL, NULL);
 }
 
 static void *thread_exec(void *slot)
@@ -184,7 +186,7 @@ static void exec_from_thread(long n)
 		pid_t pid = (pid_t)must(fork(), "fork");
 		if (!pid) {
 			pthread_t thread;
-			if (pthread_create(&thread, NULL, thread_exec, (void *)&box->tids[32 + i]))
+			if (pthread_create(&thread, NULL, thread_exec, (void *)&box->exec_tids[i]))
 				_exit(99);
 			for (;;)
 				pause();
@@ -333,7 +335,7 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[1], "--exit"))
 		return argc > 2 && argv[2][0] == '/' ? 24 : (int)number(argc, argv, 2, 0);
 	long n = number(argc, argv, 2, 23), m = number(argc, argv, 3, 7);
-	if (m > 31)
+	if (m < 1 || m > 31 || n < 1 || n * m > 1024)
 		return 2;
 	directory = argv[1];
 	program = argc > 4 ? argv[4] : "/bin/true";
@@ -348,7 +350,7 @@ int main(int argc, char **argv)
 	by_clone_parent(m);
 	by_clone3(m);
 	by_double_fork(m);
-	threads(m);
+	threads(n, m);
 	exec_from_thread(m);
 	by_code(m);
 	by_signal();
@@ -358,9 +360,10 @@ int main(int argc, char **argv)
 	shapes();
 	json_close(']');
 	json_open("thread_ids", '[');
-	for (int i = 0; i < 64; i++)
-		if (box->tids[i])
-			json_num(NULL, box->tids[i]);
+	for (long i = 0; i < n * m; i++)
+		json_num(NULL, box->tids[i]);
+	for (long i = 0; i < m; i++)
+		json_num(NULL, box->exec_tids[i]);
 	json_close(']');
 	json_close('}');
 	json_print();
