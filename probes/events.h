@@ -51,7 +51,7 @@ _Static_assert(__builtin_offsetof(struct sensor_header, mntns) == 56, "sensor_he
 _Static_assert(__builtin_offsetof(struct sensor_header, flags) == 60, "sensor_header.flags");
 _Static_assert(sizeof(struct sensor_header) == 64, "sensor_header");
 
-#define PROCESS_FORK 1
+#define EVENT_PROCESS_FORK 1
 struct event_process_fork {
 	struct sensor_header header;
 	__u32 child_pid;
@@ -69,7 +69,7 @@ _Static_assert(__builtin_offsetof(struct event_process_fork, clone_flags) == 84,
 _Static_assert(__builtin_offsetof(struct event_process_fork, parent_start_ns) == 88, "event_process_fork.parent_start_ns");
 _Static_assert(sizeof(struct event_process_fork) == 96, "event_process_fork");
 
-#define PROCESS_EXEC 2
+#define EVENT_PROCESS_EXEC 2
 #define CAP_PROCESS_EXEC_FILENAME 4096
 #define CAP_PROCESS_EXEC_INTERPRETER 4096
 #define CAP_PROCESS_EXEC_EXECUTABLE 4096
@@ -136,7 +136,7 @@ _Static_assert(__builtin_offsetof(struct event_process_exec, cgroup) == 180, "ev
 _Static_assert(__builtin_offsetof(struct event_process_exec, tty) == 184, "event_process_exec.tty");
 _Static_assert(sizeof(struct event_process_exec) == 192, "event_process_exec");
 
-#define PROCESS_EXIT 3
+#define EVENT_PROCESS_EXIT 3
 struct event_process_exit {
 	struct sensor_header header;
 	__u32 exit_code;
@@ -146,7 +146,7 @@ _Static_assert(__builtin_offsetof(struct event_process_exit, exit_code) == 64, "
 _Static_assert(__builtin_offsetof(struct event_process_exit, exit_signal) == 68, "event_process_exit.exit_signal");
 _Static_assert(sizeof(struct event_process_exit) == 72, "event_process_exit");
 
-#define FILE_OPEN 10
+#define EVENT_FILE_OPEN 10
 #define CAP_FILE_OPEN_PATH 4096
 struct event_file_open {
 	struct sensor_header header;
@@ -167,7 +167,7 @@ _Static_assert(__builtin_offsetof(struct event_file_open, owner_gid) == 88, "eve
 _Static_assert(__builtin_offsetof(struct event_file_open, open_flags) == 92, "event_file_open.open_flags");
 _Static_assert(sizeof(struct event_file_open) == 96, "event_file_open");
 
-#define FILE_UNLINK 11
+#define EVENT_FILE_UNLINK 11
 #define CAP_FILE_UNLINK_PATH 4096
 #define CAP_FILE_UNLINK_BASE 4096
 #define CAP_FILE_UNLINK_NAME 4096
@@ -182,7 +182,7 @@ _Static_assert(__builtin_offsetof(struct event_file_unlink, base) == 68, "event_
 _Static_assert(__builtin_offsetof(struct event_file_unlink, name) == 72, "event_file_unlink.name");
 _Static_assert(sizeof(struct event_file_unlink) == 80, "event_file_unlink");
 
-#define FILE_RENAME 12
+#define EVENT_FILE_RENAME 12
 #define CAP_FILE_RENAME_PATH 4096
 #define CAP_FILE_RENAME_BASE 4096
 #define CAP_FILE_RENAME_NAME 4096
@@ -206,7 +206,7 @@ _Static_assert(__builtin_offsetof(struct event_file_rename, source_base) == 80, 
 _Static_assert(__builtin_offsetof(struct event_file_rename, source_name) == 84, "event_file_rename.source_name");
 _Static_assert(sizeof(struct event_file_rename) == 88, "event_file_rename");
 
-#define FILE_LINK 13
+#define EVENT_FILE_LINK 13
 #define CAP_FILE_LINK_PATH 4096
 #define CAP_FILE_LINK_BASE 4096
 #define CAP_FILE_LINK_NAME 4096
@@ -232,7 +232,7 @@ _Static_assert(__builtin_offsetof(struct event_file_link, source_name) == 84, "e
 _Static_assert(__builtin_offsetof(struct event_file_link, symbolic) == 88, "event_file_link.symbolic");
 _Static_assert(sizeof(struct event_file_link) == 96, "event_file_link");
 
-#define FILE_CHMOD 14
+#define EVENT_FILE_CHMOD 14
 #define CAP_FILE_CHMOD_PATH 4096
 #define CAP_FILE_CHMOD_BASE 4096
 #define CAP_FILE_CHMOD_NAME 4096
@@ -249,7 +249,7 @@ _Static_assert(__builtin_offsetof(struct event_file_chmod, name) == 72, "event_f
 _Static_assert(__builtin_offsetof(struct event_file_chmod, mode) == 76, "event_file_chmod.mode");
 _Static_assert(sizeof(struct event_file_chmod) == 80, "event_file_chmod");
 
-#define FILE_CHOWN 15
+#define EVENT_FILE_CHOWN 15
 #define CAP_FILE_CHOWN_PATH 4096
 #define CAP_FILE_CHOWN_BASE 4096
 #define CAP_FILE_CHOWN_NAME 4096
@@ -268,7 +268,7 @@ _Static_assert(__builtin_offsetof(struct event_file_chown, owner_uid) == 76, "ev
 _Static_assert(__builtin_offsetof(struct event_file_chown, owner_gid) == 80, "event_file_chown.owner_gid");
 _Static_assert(sizeof(struct event_file_chown) == 88, "event_file_chown");
 
-#define FILE_MKDIR 16
+#define EVENT_FILE_MKDIR 16
 #define CAP_FILE_MKDIR_PATH 4096
 #define CAP_FILE_MKDIR_BASE 4096
 #define CAP_FILE_MKDIR_NAME 4096
@@ -285,7 +285,7 @@ _Static_assert(__builtin_offsetof(struct event_file_mkdir, name) == 72, "event_f
 _Static_assert(__builtin_offsetof(struct event_file_mkdir, mode) == 76, "event_file_mkdir.mode");
 _Static_assert(sizeof(struct event_file_mkdir) == 80, "event_file_mkdir");
 
-#define NETWORK_CONNECT 20
+#define EVENT_NETWORK_CONNECT 20
 struct event_network_connect {
 	struct sensor_header header;
 	__u16 address_family;
@@ -307,7 +307,7 @@ _Static_assert(__builtin_offsetof(struct event_network_connect, result) == 104, 
 _Static_assert(__builtin_offsetof(struct event_network_connect, netns) == 108, "event_network_connect.netns");
 _Static_assert(sizeof(struct event_network_connect) == 112, "event_network_connect");
 
-#define NETWORK_ACCEPT 21
+#define EVENT_NETWORK_ACCEPT 21
 struct event_network_accept {
 	struct sensor_header header;
 	__u16 address_family;
@@ -329,7 +329,7 @@ _Static_assert(__builtin_offsetof(struct event_network_accept, result) == 104, "
 _Static_assert(__builtin_offsetof(struct event_network_accept, netns) == 108, "event_network_accept.netns");
 _Static_assert(sizeof(struct event_network_accept) == 112, "event_network_accept");
 
-#define NETWORK_BIND 22
+#define EVENT_NETWORK_BIND 22
 struct event_network_bind {
 	struct sensor_header header;
 	__u16 address_family;
@@ -351,7 +351,7 @@ _Static_assert(__builtin_offsetof(struct event_network_bind, result) == 104, "ev
 _Static_assert(__builtin_offsetof(struct event_network_bind, netns) == 108, "event_network_bind.netns");
 _Static_assert(sizeof(struct event_network_bind) == 112, "event_network_bind");
 
-#define NETWORK_LISTEN 23
+#define EVENT_NETWORK_LISTEN 23
 struct event_network_listen {
 	struct sensor_header header;
 	__u16 address_family;
@@ -375,7 +375,7 @@ _Static_assert(__builtin_offsetof(struct event_network_listen, netns) == 108, "e
 _Static_assert(__builtin_offsetof(struct event_network_listen, backlog) == 112, "event_network_listen.backlog");
 _Static_assert(sizeof(struct event_network_listen) == 120, "event_network_listen");
 
-#define DNS_QUERY 24
+#define EVENT_DNS_QUERY 24
 #define CAP_DNS_QUERY_QUERY 512
 struct event_dns_query {
 	struct sensor_header header;
@@ -402,7 +402,7 @@ _Static_assert(__builtin_offsetof(struct event_dns_query, query) == 112, "event_
 _Static_assert(__builtin_offsetof(struct event_dns_query, query_bytes) == 116, "event_dns_query.query_bytes");
 _Static_assert(sizeof(struct event_dns_query) == 120, "event_dns_query");
 
-#define PROCESS_PTRACE 30
+#define EVENT_PROCESS_PTRACE 30
 struct event_process_ptrace {
 	struct sensor_header header;
 	__u32 request;
@@ -414,7 +414,7 @@ _Static_assert(__builtin_offsetof(struct event_process_ptrace, target_pid) == 68
 _Static_assert(__builtin_offsetof(struct event_process_ptrace, result) == 72, "event_process_ptrace.result");
 _Static_assert(sizeof(struct event_process_ptrace) == 80, "event_process_ptrace");
 
-#define MODULE_LOAD 31
+#define EVENT_MODULE_LOAD 31
 #define CAP_MODULE_LOAD_PATH 4096
 #define CAP_MODULE_LOAD_NAME 256
 struct event_module_load {
@@ -430,7 +430,7 @@ _Static_assert(__builtin_offsetof(struct event_module_load, path) == 72, "event_
 _Static_assert(__builtin_offsetof(struct event_module_load, name) == 76, "event_module_load.name");
 _Static_assert(sizeof(struct event_module_load) == 80, "event_module_load");
 
-#define BPF_LOAD 32
+#define EVENT_BPF_LOAD 32
 #define CAP_BPF_LOAD_NAME 16
 struct event_bpf_load {
 	struct sensor_header header;
@@ -447,7 +447,7 @@ _Static_assert(__builtin_offsetof(struct event_bpf_load, instructions) == 76, "e
 _Static_assert(__builtin_offsetof(struct event_bpf_load, name) == 80, "event_bpf_load.name");
 _Static_assert(sizeof(struct event_bpf_load) == 88, "event_bpf_load");
 
-#define MOUNT 33
+#define EVENT_MOUNT 33
 #define CAP_MOUNT_PATH 4096
 #define CAP_MOUNT_BASE 4096
 #define CAP_MOUNT_NAME 4096
@@ -474,7 +474,7 @@ _Static_assert(__builtin_offsetof(struct event_mount, source) == 92, "event_moun
 _Static_assert(__builtin_offsetof(struct event_mount, filesystem) == 96, "event_mount.filesystem");
 _Static_assert(sizeof(struct event_mount) == 104, "event_mount");
 
-#define NAMESPACE_CHANGE 34
+#define EVENT_NAMESPACE_CHANGE 34
 struct event_namespace_change {
 	struct sensor_header header;
 	__u32 operation;
@@ -486,7 +486,7 @@ _Static_assert(__builtin_offsetof(struct event_namespace_change, result) == 68, 
 _Static_assert(__builtin_offsetof(struct event_namespace_change, namespaces) == 72, "event_namespace_change.namespaces");
 _Static_assert(sizeof(struct event_namespace_change) == 80, "event_namespace_change");
 
-#define MEMFD_CREATE 35
+#define EVENT_MEMFD_CREATE 35
 #define CAP_MEMFD_CREATE_NAME 256
 struct event_memfd_create {
 	struct sensor_header header;
@@ -499,7 +499,7 @@ _Static_assert(__builtin_offsetof(struct event_memfd_create, result) == 68, "eve
 _Static_assert(__builtin_offsetof(struct event_memfd_create, name) == 72, "event_memfd_create.name");
 _Static_assert(sizeof(struct event_memfd_create) == 80, "event_memfd_create");
 
-#define CREDENTIALS_CHANGE 36
+#define EVENT_CREDENTIALS_CHANGE 36
 struct event_credentials_change {
 	struct sensor_header header;
 	__u32 operation;
@@ -515,7 +515,7 @@ _Static_assert(__builtin_offsetof(struct event_credentials_change, real_gid) == 
 _Static_assert(__builtin_offsetof(struct event_credentials_change, capabilities) == 80, "event_credentials_change.capabilities");
 _Static_assert(sizeof(struct event_credentials_change) == 88, "event_credentials_change");
 
-#define SHELL_LINE 40
+#define EVENT_SHELL_LINE 40
 #define CAP_SHELL_LINE_LINE 1024
 struct event_shell_line {
 	struct sensor_header header;

@@ -50,7 +50,7 @@ def events_header() -> str:
     lines += ["", *_struct("sensor_header", "", schema.HEADER, 0), ""]
     for event in (event for event in schema.EVENTS if event.id < 100):
         upper = event.name.upper()
-        lines.append(f"#define {upper} {event.id}")
+        lines.append(f"#define EVENT_{upper} {event.id}")
         lines += [f"#define CAP_{upper}_{field.name.upper()} {field.cap}" for field in event.fields if field.cap]
         lines += [*_struct(f"event_{event.name}", "\tstruct sensor_header header;", event.fields, HEADER_BYTES), ""]
     return "\n".join(lines)

@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+ *
+ * Emits      network_connect, network_accept, network_bind, network_listen, dns_query.
+ * Why here   Addresses come from the struct sock behind the descriptor once the call has returned.
+ *            A refused TCP connect leaves its sock without the peer, so the attempt is noted
+ *            when it starts (inet_sock_set_state, TCP_CLOSE -> TCP_SYN_SENT, caller's context).
+ * Hooks      syscall.c, by tail call;
+ *            hook-proto: include/trace/events/sock.h: inet_sock_set_state(sk, oldstate, newstate)
+ * Misses     io_uring; the 32-bit socketcall(); DNS over TCP, TLS or write(); raw and other sockets.
+ *            Where only the caller's sockaddr is known (UDP without a connection, a connect that
+ *            failed before it had a route) the record is marked FLAG_ARGUMENT.
+ * Cost       Three reads per datagram sent by sendto, sendmsg or sendmmsg, one program per TCP
+ *            state change; the rest per call that is reported.
+ */
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+#define TCP_SYN_SENT 2
+#define TCP_CLOSE 7
+#define EINPROGRESS 115
+#define SWAP16(value) __builtin_bswap16(value)
+
+struct endpoint {
+	u8 address[16];
+	u16 port;           /* host order */
+	u16 family;
+	u32 known;
+};
+
+struct attempt {
+	struct sock *sk;
+	struct endpoint remote;
+};
+BPF_HASH(attempts, u64, struct attempt, 4096);      /* thread -> the TCP connect under way */
+
+static __always_inline void read_remote(struct endpoint *to, struct sock *sk)
+{
+	struct sock_common *common = &sk->__sk_common;
+	u16 port = 0;
+
+	READ(to->family, &common->skc_family);
+	READ(port, &common->skc_dport);
+	to->port = SWAP16(port);
+	if (to->family == AF_INET6)
+		bpf_probe_read_kernel(to->address, 16, (void *)&common->skc_v6_daddr);
+	else
+		bpf_probe_read_kernel(to->address, 4, (void *)&common->skc_daddr);
+	to->known = port != 0;
+}
+
+static __always_inline void read_local(struct endpoint *to, struct sock *sk)
+{
+	struct sock_common *common = &sk->__sk_common;
+
+	READ(to->family, &common->skc_family);
+	READ(to->port, &common->skc_num);
+	if (to->family == AF_INET6)
+		bpf_probe_read_kernel(to->address, 16, (void *)&common->skc_v6_rcv_saddr);
+	else
+		bpf_probe_read_kernel(to->address, 4, (void *)&common->skc_rcv_saddr);
+	to->known = 1;
+}
+
+/* A caller's struct sockaddr_in or sockaddr_in6: family, port, then the address at 4 or 8. */
+static __always_inline void read_sockaddr(struct endpoint *to, const void *address)
+{
+	u16 head[2] = {};
+
+	if (!address || bpf_probe_read_user(head, sizeof(head), address))
+		return;
+	to->family = head[0];
+	to->port = SWAP16(head[1]);
+	if (head[0] == AF_INET6)
+		to->known = !bpf_probe_read_user(to->address, 16, address + 8);
+	else if (head[0] == AF_INET)
+		to->known = !bpf_probe_read_user(to->address, 4, address + 4);
+}
+
+/* The sock behind a descriptor, if it speaks IP; *protocol tells TCP from UDP. */
+static __always_inline struct sock *sock_of(u32 fd, u16 *protocol, u16 *family)
+{
+	struct file *file = file_of(fd);
+	struct inode *inode = NULL;
+	struct socket *socket = NULL;
+	struct sock *sk = NULL;
+	u16 mode = 0;
+
+	if (!file)
+		return NULL;
+	READ(inode, &file->f_inode);
+	READ(mode, &inode->i_mode);
+	if ((mode & S_IFMT) != S_IFSOCK)
+		return NULL;
+	READ(socket, &file->private_data);
+	READ(sk, &socket->sk);
+	READ(*family, &sk->__sk_common.skc_family);
+	READ(*protocol, &sk->sk_protocol);
+	if (*family != AF_INET && *family != AF_INET6)
+		return NULL;
+	if (*protocol != IPPROTO_TCP && *protocol != IPPROTO_UDP)
+		return NULL;
+	return sk;
+}
+
+static __always_inline u32 netns_of(struct sock *sk)
+{
+	void *net = NULL;
+	u32 inum = 0;
+
+	READ(net, &sk->__sk_common.skc_net);
+	READ_INUM(inum, net, net);
+	return inum;
+}
+
+/* All five events begin with the same fields, in this order (schema._SOCKET). */
+#define FILL(e, from, to, proto, fam, code, sk)                   \
+	do {                                                      \
+		e->address_family = fam;                          \
+		e->protocol = proto;                              \
+		e->source_port = (from)->port;                    \
+		e->destination_port = (to)->port;                 \
+		__builtin_memcpy(e->source_address, (from)->address, 16);    \
+		__builtin_memcpy(e->destination_address, (to)->address, 16); \
+		e->result = code;                                 \
+		e->netns = netns_of(sk);                          \
+	} while (0)
+
+int on_set_state(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct sock *sk = (void *)ctx->args[0];
+	u64 thread = bpf_get_current_pid_tgid();
+	struct attempt attempt = {};
+	u16 protocol = 0;
+
+	if (ctx->args[2] != TCP_SYN_SENT || ctx->args[1] != TCP_CLOSE)
+		return 0;
+	READ(protocol, &sk->sk_protocol);
+	if (protocol != IPPROTO_TCP)
+		return 0;
+	attempt.sk = sk;
+	read_remote(&attempt.remote, sk);
+	attempts.update(&thread, &attempt);
+	return 0;
+}
+
+int on_connect(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct arguments call;
+	struct endpoint local = {}, remote = {};
+	u64 thread = bpf_get_current_pid_tgid();
+	struct attempt *attempt;
+	struct sock *sk;
+	u16 protocol = 0, family = 0;
+	u32 marks;
+
+	read_arguments(&call, ctx);
+	sk = sock_of(call.a, &protocol, &family);
+	if (!sk)
+		return 0;
+	marks = call.flags;
+	attempt = attempts.lookup(&thread);
+	if (attempt && attempt->sk == sk)
+		remote = attempt->remote;
+	else if (!call.result || call.result == -EINPROGRESS)
+		read_remote(&remote, sk);
+	if (attempt)
+		attempts.delete(&thread);
+	if (!remote.known) {
+		read_sockaddr(&remote, (void *)call.b);
+		marks |= FLAG_ARGUMENT;
+	}
+	if (!remote.known || is_self())     /* AF_UNSPEC dissolves an association */
+		return 0;
+	read_local(&local, sk);
+	BEGIN(s, e, event_network_connect, EVENT_NETWORK_CONNECT);
+	s->flags = marks;
+	FILL(e, &local, &remote, protocol, family, call.result, sk);
+	commit(s);
+	return 0;
+}
+
+int on_accept(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct arguments call;
+	struct endpoint local = {}, remote = {};
+	struct sock *sk;
+	u16 protocol = 0, family = 0;
+
+	if ((s64)ctx->args[1] < 0 || is_self())
+		return 0;
+	read_arguments(&call, ctx);
+	sk = sock_of(call.result, &protocol, &family);
+	if (!sk)
+		return 0;
+	read_local(&local, sk);
+	read_remote(&remote, sk);
+	BEGIN(s, e, event_network_accept, EVENT_NETWORK_ACCEPT);
+	s->flags = call.flags;
+	FILL(e, &remote, &local, protocol, family, 0, sk);
+	commit(s);
+	return 0;
+}
+
+#define LOCAL(name, event, TYPE, ...)                             \
+int name(struct bpf_raw_tracepoint_args *ctx)                     \
+{                                                                 \
+	struct arguments call;                                    \
+	struct endpoint local = {}, none = {};                    \
+	struct sock *sk;                                          \
+	u16 protocol = 0, family = 0;                             \
+								  \
+	if (ctx->args[1] || is_self())                            \
+		return 0;                                         \
+	read_arguments(&call, ctx);                               \
+	sk = sock_of(call.a, &protocol, &family);                 \
+	if (!sk)                                                  \
+		return 0;                                         \
+	read_local(&local, sk);                                   \
+	BEGIN(s, e, event, TYPE);                                 \
+	s->flags = call.flags;                                    \
+	FILL(e, &local, &none, protocol, family, 0, sk);          \
+	__VA_ARGS__;                                              \
+	commit(s);                                                \
+	return 0;                                                 \
+}
+LOCAL(on_bind, event_network_bind, EVENT_NETWORK_BIND)
+LOCAL(on_listen, event_network_listen, EVENT_NETWORK_LISTEN, e->backlog = call.b)
+
+#define DNS_PORT 53
+#define DNS_HEADER 12
+
+static __always_inline int emit_dns(struct arguments *call, const void *address, const void *message, u64 length)
+{
+	struct endpoint local = {}, remote = {};
+	struct sock *sk;
+	u16 protocol = 0, family = 0;
+	u32 marks = call->flags;
+
+	sk = sock_of(call->a, &protocol, &family);
+	if (!sk || protocol != IPPROTO_UDP)
+		return 0;
+	read_remote(&remote, sk);
+	if (address) {
+		read_sockaddr(&remote, address);
+		marks |= FLAG_ARGUMENT;
+	}
+	if (remote.port != DNS_PORT || is_self())
+		return 0;
+	read_local(&local, sk);
+	BEGIN(s, e, event_dns_query, EVENT_DNS_QUERY);
+	s->flags = marks;
+	FILL(e, &local, &remote, protocol, family, 0, sk);
+	e->query_bytes = length;
+	e->query = put_user_bytes(s, message, length, CAP_DNS_QUERY_QUERY);
+	commit(s);
+	return 0;
+}
+
+int on_sendto(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct arguments call;
+
+	if ((s64)ctx->args[1] < DNS_HEADER)
+		return 0;
+	read_arguments(&call, ctx);
+	return emit_dns(&call, (void *)call.e, (void *)call.b, call.result);
+}
+
+struct user_message {       /* struct user_msghdr, 64-bit */
+	u64 name;
+	u32 name_length, pad;
+	u64 iov;
+	u64 iov_length;
+};
+struct user_iovec {
+	u64 base, length;
+};
+
+static __always_inline int emit_message(struct arguments *call, const void *at)
+{
+	struct user_message message = {};
+	struct user_iovec iov = {};
+
+	if (call->flags & FLAG_COMPAT)      /* struct compat_msghdr lies otherwise */
+		return 0;
+	bpf_probe_read_user(&message, sizeof(message), at);
+	bpf_probe_read_user(&iov, sizeof(iov), (void *)message.iov);
+	if (iov.length < DNS_HEADER)
+		return 0;
+	return emit_dns(call, (void *)message.name, (void *)iov.base, iov.length);
+}
+
+int on_sendmsg(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct arguments call;
+
+	if ((s64)ctx->args[1] < DNS_HEADER)
+		return 0;
+	read_arguments(&call, ctx);
+	return emit_message(&call, (void *)call.b);
+}
+
+#define MMSGHDR 64          /* sizeof(struct mmsghdr), 64-bit */
+
+/* glibc's resolver sends A and AAAA in one call: two messages, four are looked at. */
+int on_sendmmsg(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct arguments call;
+
+	if ((s64)ctx->args[1] < 1)
+		return 0;
+	read_arguments(&call, ctx);
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 4; i++) {
+		if (i >= call.result)
+			break;
+		emit_message(&call, (void *)call.b + i * MMSGHDR);
+	}
+	return 0;
+}

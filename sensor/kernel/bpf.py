@@ -1,0 +1,129 @@
+"""bpf(2) and perf_event_open(2) through ctypes: maps, links, program facts. Standard library only.
+
+The supervisor and the loader use it; it holds no state. Every function raises OSError with
+the kernel's errno. Source: bpf(2), include/uapi/linux/bpf.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+_SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}
+MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 0, 1, 2, 3
+PROG_GET_NEXT_ID, OBJ_GET_INFO, RAW_TRACEPOINT_OPEN, LINK_CREATE = 11, 15, 17, 28
+HASH, ARRAY, PROG_ARRAY, RINGBUF = 1, 2, 3, 27
+MMAPABLE = 1 << 10
+_PERF_EVENT = 41  # attach type of a link on a perf event
+_ATTRIBUTE = 120
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(command: int, attribute: bytes) -> tuple[int, bytes]:
+    number = _SYSCALLS[os.uname().machine][0]
+    buffer = ctypes.create_string_buffer(attribute.ljust(_ATTRIBUTE, b"\0"), _ATTRIBUTE)
+    result = _libc.syscall(number, command, buffer, _ATTRIBUTE)
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result, buffer.raw
+
+
+def map_create(kind: int, key: int, value: int, entries: int, flags: int = 0, name: str = "") -> int:
+    """Make a map; return its descriptor (close-on-exec)."""
+    attribute = struct.pack("<IIIIIII16s", kind, key, value, entries, flags, 0, 0, name.encode()[:15])
+    return _call(MAP_CREATE, attribute)[0]
+
+
+def map_update(fd: int, key: bytes, value: bytes) -> None:
+    """Set one element."""
+    keys, values = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
+    _call(MAP_UPDATE, struct.pack("<IIQQQ", fd, 0, ctypes.addressof(keys), ctypes.addressof(values), 0))
+
+
+def map_lookup(fd: int, key: bytes, size: int) -> bytes:
+    """Read one element of *size* bytes."""
+    keys, values = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(size)
+    _call(MAP_LOOKUP, struct.pack("<IIQQQ", fd, 0, ctypes.addressof(keys), ctypes.addressof(values), 0))
+    return values.raw
+
+
+def map_delete(fd: int, key: bytes) -> None:
+    """Remove one element."""
+    keys = ctypes.create_string_buffer(key, len(key))
+    _call(MAP_DELETE, struct.pack("<IIQQQ", fd, 0, ctypes.addressof(keys), 0, 0))
+
+
+def raw_tracepoint_open(program: int, name: str) -> int:
+    """Attach a raw tracepoint program; the link lives as long as the descriptor."""
+    text = ctypes.create_string_buffer(name.encode())
+    return _call(RAW_TRACEPOINT_OPEN, struct.pack("<QI", ctypes.addressof(text), program))[0]
+
+
+def link_create(program: int, target: int, attach_type: int = _PERF_EVENT) -> int:
+    """Link a program to a perf event (or another target); return the link's descriptor."""
+    return _call(LINK_CREATE, struct.pack("<IIII", program, target, attach_type, 0))[0]
+
+
+def next_program(after: int) -> int:
+    """Id of the next loaded program; OSError ENOENT after the last."""
+    return int(struct.unpack_from("<I", _call(PROG_GET_NEXT_ID, struct.pack("<II", after, 0))[1], 4)[0])
+
+
+def program_ids() -> list[int]:
+    """Ids of all programs loaded in this kernel."""
+    ids, current = [], 0
+    while True:
+        try:
+            current = next_program(current)
+        except FileNotFoundError:
+            return ids
+        ids.append(current)
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramInfo:
+    """Facts of one loaded program: run time in ns and runs only where statistics are on."""
+
+    id: int
+    tag: str
+    instructions: int
+    verified: int
+    run_ns: int
+    runs: int
+    missed: int
+
+
+def program_info(fd: int) -> ProgramInfo:
+    """Ask the kernel about a program."""
+    info = ctypes.create_string_buffer(232)
+    _call(OBJ_GET_INFO, struct.pack("<IIQ", fd, 232, ctypes.addressof(info)))
+    kind_id_tag = struct.unpack_from("<II8sII", info.raw, 0)
+    run_ns, runs, missed = struct.unpack_from("<QQQ", info.raw, 192)
+    verified = struct.unpack_from("<I", info.raw, 216)[0]
+    return ProgramInfo(kind_id_tag[1], kind_id_tag[2].hex(), kind_id_tag[4] // 8, verified, run_ns, runs, missed)
+
+
+def uprobe_open(path: str, offset: int, *, returns: bool) -> int:
+    """Make a perf event for a user-space probe at a file offset, on every process.
+
+    Source: perf_event_open(2), /sys/bus/event_source/devices/uprobe.
+    """
+    device = Path("/sys/bus/event_source/devices/uprobe")
+    kind = int(device.joinpath("type").read_text())
+    bit = int(device.joinpath("format/retprobe").read_text().partition(":")[2])
+    text = ctypes.create_string_buffer(os.fsencode(path))
+    attribute = bytearray(136)
+    struct.pack_into("<IIQQQQ", attribute, 0, kind, len(attribute), (1 << bit) if returns else 0, 1, 0, 0)
+    struct.pack_into("<QQ", attribute, 56, ctypes.addressof(text), offset)
+    buffer = ctypes.create_string_buffer(bytes(attribute), len(attribute))
+    close_on_exec = 8
+    fd = int(_libc.syscall(_SYSCALLS[os.uname().machine][1], buffer, -1, 0, -1, close_on_exec))
+    if fd < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return fd

@@ -1,0 +1,55 @@
+"""Which kernel structs the probes read, and the header made of them on this host."""
+
+from __future__ import annotations
+
+from sensor.kernel.btf import Btf, HeaderWriter
+
+#: struct -> fields. What a kernel lacks is reported, and guarded by HAVE_ macros in the probes.
+WANTED: dict[str, tuple[str, ...]] = {
+    "task_struct": ("thread_info", "flags", "pid", "tgid", "real_parent", "group_leader", "start_boottime",
+                    "cred", "mm", "fs", "files", "nsproxy", "signal", "thread_pid", "exit_code", "cgroups",
+                    "loginuid", "sessionid"),
+    "thread_info": ("flags", "status"),
+    "signal_struct": ("live", "tty", "pids", "group_exit_code", "flags"),
+    "cred": ("uid", "gid", "suid", "sgid", "euid", "egid", "fsuid", "cap_effective", "cap_permitted", "user_ns"),
+    "mm_struct": ("arg_start", "arg_end"),
+    "linux_binprm": ("file", "filename", "interp", "fdpath", "argc"),
+    "pid": ("level", "numbers"),
+    "upid": ("nr", "ns"),
+    "tty_struct": ("name",),
+    "nsproxy": ("mnt_ns", "net_ns"),
+    "ns_common": ("inum",),
+    "mnt_namespace": ("ns",),
+    "net": ("ns",),
+    "pid_namespace": ("ns",),
+    "user_namespace": ("ns",),
+    "css_set": ("dfl_cgrp",),
+    "cgroup": ("kn",),
+    "kernfs_node": ("parent", "__parent", "name"),
+    "fs_struct": ("root", "pwd"),
+    "files_struct": ("fdt",),
+    "fdtable": ("max_fds", "fd"),
+    "file": ("f_path", "f_inode", "f_flags", "f_mode", "private_data"),
+    "path": ("mnt", "dentry"),
+    "vfsmount": ("mnt_root",),
+    "mount": ("mnt_parent", "mnt_mountpoint", "mnt"),
+    "dentry": ("d_parent", "d_name", "d_inode", "d_hash"),
+    "qstr": ("len", "name"),
+    "inode": ("i_mode", "i_uid", "i_gid", "i_ino", "i_sb", "i_nlink"),
+    "super_block": ("s_dev", "s_magic"),
+    "pt_regs": ("r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax", "cx", "dx", "si", "di",
+                "orig_ax", "ip", "cs", "flags", "sp", "ss"),
+    "socket": ("sk", "type"),
+    "sock": ("__sk_common", "sk_protocol", "sk_type", "sk_max_ack_backlog"),
+    "sock_common": ("skc_family", "skc_state", "skc_num", "skc_dport", "skc_daddr", "skc_rcv_saddr", "skc_net",
+                    "skc_v6_daddr", "skc_v6_rcv_saddr"),
+    "in6_addr": ("in6_u",),
+    "bpf_prog": ("len", "type", "aux"),
+    "bpf_prog_aux": ("id", "name"),
+}
+
+
+def kernel_header(btf: Btf) -> tuple[str, list[str]]:
+    """Return the text of vmlinux_min.h for this kernel, and what it lacks ("struct.field")."""
+    writer = HeaderWriter(btf, WANTED)
+    return writer.text(), writer.missing
