@@ -133,8 +133,8 @@ int on_bpf(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-#define MOUNT(name, dirfd, target, from, type, flag_bits)         \
-int name(struct bpf_raw_tracepoint_args *ctx)                     \
+#define MOUNT(program, dirfd, target, from, type, flag_bits)         \
+int program(struct bpf_raw_tracepoint_args *ctx)                  \
 {                                                                 \
 	struct arguments call;                                    \
 								  \
