@@ -1,0 +1,237 @@
+"""The condition tree that every rule becomes, whatever language it was written in.
+
+A predicate looks at one field of a document and is true when *any* value of that field
+satisfies it; a field holds no value (absent), one, or several (a list). So every predicate is
+false on an absent field, ``Not(predicate)`` is true there, and absence itself is
+``Not(Present(field))``. An empty text is a value like any other.
+
+What the values mean (text forms, numbers, case, undecodable bytes) is defined in values.py.
+``And(())`` is true and ``Or(())`` is false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+#: Pseudo field of keyword searches: every value of the document but the sensor's own keys.
+ANYWHERE = "*"
+
+
+class Relation(Enum):
+    """How a field's text relates to the text of a rule."""
+
+    EQUALS = "equals"
+    PREFIX = "starts with"
+    SUFFIX = "ends with"
+    CONTAINS = "contains"
+
+
+class Order(Enum):
+    """How a field's number relates to the number of a rule."""
+
+    EQUAL = "="
+    LESS = "<"
+    LESS_EQUAL = "<="
+    GREATER = ">"
+    GREATER_EQUAL = ">="
+
+
+class Glob(Enum):
+    """What isn't literal in a wildcard pattern."""
+
+    MANY = "*"
+    ONE = "?"
+
+
+class Unit(Enum):
+    """Part of a time stamp, in UTC. Weeks are those of ISO 8601."""
+
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    YEAR = "year"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text comparison. Without ``cased`` both sides are folded; ``value`` is folded already."""
+
+    field: str
+    relation: Relation
+    value: str
+    cased: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wildcard:
+    """The whole text matches a pattern of literals, ``*`` and ``?`` (one code point)."""
+
+    field: str
+    parts: tuple[str | Glob, ...]
+    cased: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Regex:
+    """RE2's syntax and meaning, found anywhere in the text; ``flags`` out of ``ims``."""
+
+    field: str
+    pattern: str
+    flags: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """The value is a number, or its text is a decimal number, in this order to ``value``."""
+
+    field: str
+    order: Order
+    value: int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The text is an IP address inside ``network`` (CIDR); IPv4 mapped into IPv6 is IPv4."""
+
+    field: str
+    network: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimePart:
+    """The text is an RFC 3339 time whose part, in UTC, is in this order to ``value``."""
+
+    field: str
+    unit: Unit
+    order: Order
+    value: int | float
+
+
+@dataclass(frozen=True, slots=True)
+class FieldMatch:
+    """Some value's text, case folded, relates to some value of another field."""
+
+    field: str
+    relation: Relation
+    other: str
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """The field has a value."""
+
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    """True when all items are."""
+
+    items: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """True when some item is."""
+
+    items: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """True when its item is false."""
+
+    item: Condition
+
+
+Predicate = Text | Wildcard | Regex | Number | Network | TimePart | FieldMatch | Present
+Condition = And | Or | Not | Predicate
+
+TRUE = And(())
+FALSE = Or(())
+
+
+def all_of(*conditions: Condition) -> Condition:
+    """Conjunction, simplified: nested ones joined, doubles and constants removed."""
+    items: dict[Condition, None] = {}
+    for condition in conditions:
+        if isinstance(condition, And):
+            items.update(dict.fromkeys(condition.items))
+        elif condition == FALSE:
+            return FALSE
+        else:
+            items[condition] = None
+    if len(items) == 1:
+        return next(iter(items))
+    return And(tuple(items)) if items else TRUE
+
+
+def any_of(*conditions: Condition) -> Condition:
+    """Disjunction, simplified: nested ones joined, doubles and constants removed."""
+    items: dict[Condition, None] = {}
+    for condition in conditions:
+        if isinstance(condition, Or):
+            items.update(dict.fromkeys(condition.items))
+        elif condition == TRUE:
+            return TRUE
+        else:
+            items[condition] = None
+    if len(items) == 1:
+        return next(iter(items))
+    return Or(tuple(items)) if items else FALSE
+
+
+def negate(condition: Condition) -> Condition:
+    """Negation, simplified: a double one cancels, a constant flips."""
+    if isinstance(condition, Not):
+        return condition.item
+    if condition == TRUE:
+        return FALSE
+    return TRUE if condition == FALSE else Not(condition)
+
+
+def predicates(condition: Condition) -> Iterator[Predicate]:
+    """Every predicate of the tree, in reading order, doubles included."""
+    if isinstance(condition, (And, Or)):
+        for item in condition.items:
+            yield from predicates(item)
+    elif isinstance(condition, Not):
+        yield from predicates(condition.item)
+    else:
+        yield condition
+
+
+def fields(condition: Condition) -> tuple[str, ...]:
+    """The keys that the tree looks at, sorted, without doubles."""
+    found: set[str] = set()
+    for predicate in predicates(condition):
+        found.add(predicate.field)
+        if isinstance(predicate, FieldMatch):
+            found.add(predicate.other)
+    return tuple(sorted(found))
+
+
+def describe(predicate: Predicate) -> str:
+    """One predicate as a person would say it."""
+    match predicate:
+        case Text(field, relation, value, cased):
+            return f"{field} {relation.value} {value!r}" + (" (case matters)" if cased else "")
+        case Wildcard(field, parts, cased):
+            shown = "".join(part.value if isinstance(part, Glob) else part for part in parts)
+            return f"{field} is like {shown!r}" + (" (case matters)" if cased else "")
+        case Regex(field, pattern, flags):
+            return f"{field} matches /{pattern}/{flags}"
+        case Number(field, order, number):
+            return f"{field} {order.value} {number}"
+        case Network(field, network):
+            return f"{field} is in {network}"
+        case TimePart(field, unit, order, number):
+            return f"{unit.value} of {field} {order.value} {number}"
+        case FieldMatch(field, relation, other):
+            return f"{field} {relation.value} {other}"
+        case Present(field):
+            return f"{field} is present"

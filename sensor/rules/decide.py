@@ -1,0 +1,120 @@
+"""Rules over sets of true predicates: what is decided by the set alone, and what is left open.
+
+Cheap predicates have a bit. Expensive ones (regular expressions, wildcards, networks, times,
+two fields) have none: they stay *open* until an event comes on which a rule hangs on them alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sensor.rules.condition import (
+    FALSE,
+    TRUE,
+    And,
+    Condition,
+    Not,
+    Number,
+    Or,
+    Predicate,
+    Present,
+    Text,
+    all_of,
+    any_of,
+    negate,
+)
+from sensor.rules.valuetests import document_test
+
+Document = Mapping[str, Any]
+Test = Callable[[Document], bool]
+
+
+def is_cheap(predicate: Predicate) -> bool:
+    """Whether a predicate is answered for each new value at once."""
+    return isinstance(predicate, (Text, Number, Present))
+
+
+def necessary(condition: Condition, bits: Mapping[Predicate, int]) -> list[int]:
+    """Sets of predicates, of each of which one must be true for the condition to be."""
+    if isinstance(condition, And):
+        return [found for item in condition.items for found in necessary(item, bits)]
+    if isinstance(condition, Or):
+        whole = 0
+        for item in condition.items:
+            options = necessary(item, bits)
+            if not options:
+                return []
+            whole |= min(options, key=lambda option: option.bit_count())
+        return [whole] if whole else []
+    if isinstance(condition, Not):
+        return []
+    bit = bits.get(condition)
+    return [] if bit is None else [1 << bit]
+
+
+def residual(condition: Condition, bits: Mapping[Predicate, int]) -> Callable[[int], Condition]:
+    """From a set of true predicates to the condition with all cheap ones replaced by their truth.
+
+    What comes back is TRUE or FALSE itself where nothing is left open.
+    """
+    if isinstance(condition, (And, Or)):
+        cheap, rest = 0, []
+        for item in condition.items:
+            number = bits.get(item)  # type: ignore[arg-type]  # nor is a tree a key
+            if number is None:
+                rest.append(residual(item, bits))
+            else:
+                cheap |= 1 << number
+        return _every(cheap, rest) if isinstance(condition, And) else _some(cheap, rest)
+    if isinstance(condition, Not):
+        inner = residual(condition.item, bits)
+        return lambda true: negate(inner(true))
+    if condition not in bits:
+        return lambda true: condition
+    bit = 1 << bits[condition]
+    return lambda true: TRUE if true & bit else FALSE
+
+
+def _every(cheap: int, rest: list[Callable[[int], Condition]]) -> Callable[[int], Condition]:
+    def every(true: int) -> Condition:
+        if true & cheap != cheap:
+            return FALSE
+        left = []
+        for each in rest:
+            found = each(true)
+            if found is FALSE:
+                return FALSE
+            left.append(found)
+        return all_of(*left)
+
+    return every
+
+
+def _some(cheap: int, rest: list[Callable[[int], Condition]]) -> Callable[[int], Condition]:
+    def some(true: int) -> Condition:
+        if true & cheap:
+            return TRUE
+        left = []
+        for each in rest:
+            found = each(true)
+            if found is TRUE:
+                return TRUE
+            left.append(found)
+        return any_of(*left)
+
+    return some
+
+
+def document_condition(condition: Condition) -> Test:
+    """A test of a document for what ``residual`` left open."""
+    if isinstance(condition, And):
+        every = tuple(map(document_condition, condition.items))
+        return lambda document: all(test(document) for test in every)
+    if isinstance(condition, Or):
+        some = tuple(map(document_condition, condition.items))
+        return lambda document: any(test(document) for test in some)
+    if isinstance(condition, Not):
+        inner = document_condition(condition.item)
+        return lambda document: not inner(document)
+    return document_test(condition)
