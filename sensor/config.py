@@ -1,0 +1,356 @@
+"""Settings: every key once, with its type, default, meaning and check; read from sensor.yaml.
+
+The dataclass tree is the schema. docs/configuration.md and systemd/sensor.yaml are generated from
+its metadata, so a key that isn't documented can't exist. A file may leave out anything; what it
+says must be known, typed and in range, else the start fails with file and line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import ipaddress
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from sensor import schema
+from sensor.errors import ContentError, UsageError
+from sensor.safe_yaml import Node, parse, read_text, shown
+from sensor.watch import compile_pattern
+
+DEFAULT_PATH = "/etc/sensor/sensor.yaml"
+LOCAL_RULES = "/etc/sensor/rules.d"
+FAMILIES = ("process", "file", "network", "privilege", "shell")
+HOOK_KINDS = ("raw_tracepoint", "tracepoint", "kprobe", "fentry", "lsm", "uprobe", "off")
+MAX_MEMORY_MIB = 64  # never more for our maps, whatever the settings say
+
+WATCH_DEFAULT = (
+    "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/sudoers.d/*",
+    "/etc/security/opasswd", "/etc/krb5.keytab", "/etc/ssh/ssh_host_*_key",
+    "/root/.ssh/*", "/home/*/.ssh/*", "/root/.gnupg/*", "/home/*/.gnupg/*",
+    "/root/.netrc", "/home/*/.netrc", "/root/.git-credentials", "/home/*/.git-credentials",
+    "/root/.pgpass", "/home/*/.pgpass", "/root/.my.cnf", "/home/*/.my.cnf",
+    "/root/.bash_history", "/home/*/.bash_history",
+    "/root/.aws/credentials", "/home/*/.aws/credentials",
+    "/root/.azure/*", "/home/*/.azure/*",
+    "/root/.config/gcloud/*", "/home/*/.config/gcloud/*",
+    "/root/.kube/config", "/home/*/.kube/config",
+    "/root/.docker/config.json", "/home/*/.docker/config.json",
+    "/etc/kubernetes/*", "/etc/kubernetes/pki/*", "/var/lib/kubelet/pki/*",
+    "/run/secrets/kubernetes.io/serviceaccount/token",
+    "/run/secrets/kubernetes.io/serviceaccount/*/token",
+    "/proc/*/mem", "/proc/kcore", "/dev/mem", "/dev/kmem",
+)
+
+Check = Callable[[Any], str | None]  # what is wrong with a value, or None
+
+
+def _key(default: Any, doc: str, *, unit: str = "", check: Check | None = None, section: bool = False) -> Any:
+    metadata = {"doc": doc, "unit": unit, "check": check, "section": section}
+    return field(default_factory=default, metadata=metadata) if callable(default) else field(
+        default=default, metadata=metadata)
+
+
+# --- checks ------------------------------------------------------------------------------------
+
+
+def _between(low: int, high: int) -> Check:
+    return lambda value: None if low <= value <= high else f"must be from {low} to {high}"
+
+
+def _ring(value: int) -> str | None:
+    # The kernel takes a power of two, and no less than a page.
+    if 4 <= value <= 32 << 10 and value & (value - 1) == 0:
+        return None
+    return "must be a power of two from 4 to 32768"
+
+
+def _absolute(value: str) -> str | None:
+    if not value.startswith("/") or "\0" in value or ".." in value.split("/"):
+        return "must be an absolute path without .."
+    return None
+
+
+def _listen(value: str) -> str | None:
+    if value == "off":
+        return None
+    host, _, port = value.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not (re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535):
+        return "must be ADDRESS:PORT, [IPV6]:PORT or off"
+    if bare == "localhost":
+        return None
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        return "must name an IP address or localhost before the port"
+    return "needs brackets around the IPv6 address" if address.version == 6 and bare == host else None
+
+
+def _user(value: str) -> str | None:
+    if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", value):
+        return "must be a user name"
+    return "must not be root: the engine reads hostile input" if value == "root" else None
+
+
+def _output(value: str) -> str | None:
+    if value in ("auto", "-", "table", "journald"):
+        return None
+    fault = _absolute(value)
+    return fault and "must be auto, -, table, journald or the absolute path of a file"
+
+
+def _watch(values: tuple[str, ...]) -> str | None:
+    if len(values) > 256:  # entries of the kernel's map
+        return "has more than 256 paths"
+    try:
+        for value in values:
+            compile_pattern(value)
+    except UsageError as error:
+        return f"can't be used: {error}"
+    return None
+
+
+def _rule_paths(values: tuple[str, ...]) -> str | None:
+    return next((f"{shown(value)} {fault}, or the word default" for value in values
+                 if value != "default" and (fault := _absolute(value))), None)
+
+
+def _families(values: tuple[str, ...]) -> str | None:
+    for value in values:
+        if value not in FAMILIES:
+            return f"has no family {shown(value)}{_meant(value, FAMILIES)}"
+    return None if "process" in values else "must have process: every other event needs the process table"
+
+
+def _hooks(values: Mapping[str, str]) -> str | None:
+    names = [event.name for event in schema.EVENTS if event.family != "user"]
+    for name, hook in values.items():
+        if name not in names:
+            return f"has no event {shown(name)}{_meant(name, names)}"
+        kind, colon, target = hook.partition(":")
+        if kind not in HOOK_KINDS or (colon and not re.fullmatch(r"[A-Za-z0-9_./:-]{1,128}", target)):
+            kinds = ", ".join(HOOK_KINDS)
+            return f"of {name} is {shown(hook)}: must be KIND or KIND:TARGET with KIND of {kinds}"
+        if kind == "off" and schema.BY_NAME[name].family == "process":
+            return f"can't turn {name} off: every other event needs the process table"
+    return None
+
+
+def _meant(word: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(word[:64], list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else f" (one of {', '.join(known)})"
+
+
+# --- the tree ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Detection content."""
+
+    paths: tuple[str, ...] = _key(
+        ("default", LOCAL_RULES), "Files and directories of Sigma rules. `default` is the set that comes "
+        f"with the sensor. `{LOCAL_RULES}` may be absent; any other path must exist.", check=_rule_paths)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where alerts and events go."""
+
+    spec: str = _key("auto", "`-` (JSON lines on standard output), `table` (for people), `journald`, or the "
+                     "absolute path of a file for JSON lines. `auto` is the journal under systemd, a table "
+                     "on a terminal, else `-`.", check=_output)
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Prometheus metrics, /-/healthy and /-/ready."""
+
+    listen: str = _key("127.0.0.1:9923", "ADDRESS:PORT, or `off`. There is no authentication: beyond "
+                       "loopback, put something in front.", check=_listen)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Reads that are reported. Opens for writing are always reported."""
+
+    paths: tuple[str, ...] = _key(
+        WATCH_DEFAULT, "Files whose opening for reading makes a file_open event. `*`, `?` and `[...]` match "
+        "within one component; the last component or the last directory must be fixed text. A list replaces "
+        "the default; it does not add to it.", check=_watch)
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """What is loaded into the kernel."""
+
+    families: tuple[str, ...] = _key(
+        ("process", "file", "network", "privilege"), f"Of {', '.join(f'`{f}`' for f in FAMILIES)}. "
+        "`process` is needed. `shell` reports each line typed at a bash prompt, passwords typed there by "
+        "mistake too, and is off for that reason.", check=_families)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The unprivileged rule engine."""
+
+    tick_ms: int = _key(10, "How often the ring is read. Longer costs less and alerts later.", unit="ms",
+                        check=_between(1, 1000))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds. Each one that is reached is counted in a metric."""
+
+    ring_kib: int = _key(8192, "Ring buffer of all events but process events; a power of two.", unit="KiB",
+                         check=_ring)
+    process_ring_kib: int = _key(1024, "Ring buffer of process events, apart so that a flood of file events "
+                                 "can't push them out; a power of two.", unit="KiB", check=_ring)
+    kernel_memory_mib: int = _key(32, "Most memory that all our maps together may take; computed before "
+                                  f"loading. {MAX_MEMORY_MIB} at most.", unit="MiB",
+                                  check=_between(4, MAX_MEMORY_MIB))
+    processes: int = _key(65536, "Processes, running and recently ended, that the process table holds.",
+                          check=_between(1024, 4 << 20))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings. ``Settings()`` is the default."""
+
+    rules: Rules = _key(Rules, Rules.__doc__ or "", section=True)
+    output: Output = _key(Output, Output.__doc__ or "", section=True)
+    events: Literal["alerts", "all"] = _key("alerts", "`alerts`, or `all` to write every event as well.")
+    metrics: Metrics = _key(Metrics, Metrics.__doc__ or "", section=True)
+    watch: Watch = _key(Watch, Watch.__doc__ or "", section=True)
+    probes: Probes = _key(Probes, Probes.__doc__ or "", section=True)
+    hooks: Mapping[str, str] = _key(
+        lambda: MappingProxyType({}), "Event name to hook kind, or to KIND:TARGET, in place of the first one "
+        "that works; `off` turns the event off. `sensor doctor` shows the choice.", check=_hooks)
+    engine: Engine = _key(Engine, Engine.__doc__ or "", section=True)
+    limits: Limits = _key(Limits, Limits.__doc__ or "", section=True)
+    user: str = _key("sensor", "User that the engine runs as. Where it doesn't exist, `nobody` is taken.",
+                     check=_user)
+    state_dir: str = _key("/var/lib/sensor", "State that outlives a restart.", check=_absolute)
+    run_dir: str = _key("/run/sensor", "Control socket.", check=_absolute)
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def load(path: str | Path | None = None) -> Settings:
+    """Settings of a file. None is the default file, which may be absent; any other must exist.
+
+    Raises:
+        ContentError: With file and line where there is one.
+    """
+    if path is None:
+        if not Path(DEFAULT_PATH).exists():
+            return Settings()
+        path = DEFAULT_PATH
+    return loads(read_text(str(path)), str(path))
+
+
+def loads(text: str, path: str = "<settings>") -> Settings:
+    """Settings of a text. *path* is for messages. Raises ContentError as :func:`load`."""
+    root = parse(text, path)
+    settings: Settings = Settings() if root is None else _section(Settings, root, "", path)
+    rings = settings.limits.ring_kib + settings.limits.process_ring_kib
+    if rings > settings.limits.kernel_memory_mib << 10:
+        line = _line_of(root, "limits")
+        raise ContentError(path, line, f"the rings take {rings} KiB, more than limits.kernel_memory_mib "
+                           f"({settings.limits.kernel_memory_mib} MiB)")
+    return settings
+
+
+def all_keys(cls: type = Settings, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+    """Every key: dotted name, field, type. Sections come before their keys."""
+    hints = typing.get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        name = f"{prefix}{item.name}"
+        yield name, item, hints[item.name]
+        if item.metadata["section"]:
+            yield from all_keys(hints[item.name], f"{name}.")
+
+
+def _section(cls: type, node: Node, prefix: str, path: str) -> Any:
+    """One dataclass from one mapping. An empty section is its default."""
+    if node.value == "" and not node.quoted:
+        return cls()
+    if not isinstance(node.value, dict):
+        what = prefix.rstrip(".") or "the file"
+        raise ContentError(path, node.line, f"{what} must be a mapping of keys to values")
+    hints = typing.get_type_hints(cls)
+    fields = {item.name: item for item in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for name, (line, child) in node.value.items():
+        if name not in fields:
+            raise ContentError(path, line, f"unknown key {shown(prefix + name)}", _suggest(prefix + name))
+        item, full = fields[name], prefix + name
+        if item.metadata["section"]:
+            values[name] = _section(hints[name], child, f"{full}.", path)
+            continue
+        values[name] = _value(hints[name], child, full, path)
+        check: Check | None = item.metadata["check"]
+        if check and (fault := check(values[name])):
+            raise ContentError(path, child.line, f"{full} {fault}")
+    return cls(**values)
+
+
+def _suggest(name: str) -> str:
+    """The key that was meant: by spelling, or by the last word in another section."""
+    known = [key for key, *_ in all_keys()]
+    same = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]]
+    close = same or difflib.get_close_matches(name[:64], known, n=1)
+    return f"did you mean {close[0]}?" if close else "docs/configuration.md lists the keys"
+
+
+def _value(hint: Any, node: Node, name: str, path: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        if not isinstance(node.value, list):
+            raise ContentError(path, node.line, f"{name} must be a list", "[a, b], or one - item a line")
+        return tuple(_value(str, item, f"an item of {name}", path) for item in node.value)
+    if origin is Mapping:
+        if node.value == "" and not node.quoted:
+            return MappingProxyType({})
+        if not isinstance(node.value, dict):
+            raise ContentError(path, node.line, f"{name} must be a mapping")
+        return MappingProxyType({key: _value(str, child, f"{name}.{key[:64]}", path)
+                                 for key, (_, child) in node.value.items()})
+    if not isinstance(node.value, str):
+        raise ContentError(path, node.line, f"{name} must be one value, not a list or mapping")
+    if node.value == "" and not node.quoted:
+        raise ContentError(path, node.line, f"{name} has no value", "leave the key out for its default")
+    if origin is Literal:
+        if node.value not in args:
+            choice = ", ".join(args)
+            raise ContentError(path, node.line, f"{name} must be one of {choice}, not {shown(node.value)}")
+        return node.value
+    if hint is int:
+        if node.quoted or not re.fullmatch(r"-?[0-9]{1,18}", node.value):
+            raise ContentError(path, node.line, f"{name} must be a whole number, not {shown(node.value)}")
+        return int(node.value)
+    return node.value
+
+
+def _line_of(root: Node | None, key: str) -> int | None:
+    if root is not None and isinstance(root.value, dict) and key in root.value:
+        return root.value[key][0]
+    return None
+
+
+def to_mapping(settings: Settings) -> dict[str, Any]:
+    """Plain JSON-ready dict of *settings*, every key present."""
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        if isinstance(value, Mapping):
+            return dict(value)
+        return list(value) if isinstance(value, tuple) else value
+    return {item.name: plain(getattr(settings, item.name)) for item in dataclasses.fields(settings)}

@@ -1,0 +1,25 @@
+"""What tests share: the place of outside test material, and who may run live."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def shared_data(*parts: str) -> Path:
+    """Path of outside test material next to the checkout; skips the test, by name, where it is absent."""
+    path = ROOT.parent.joinpath("shared", "data", *parts)
+    if not path.exists():
+        pytest.skip(f"outside test material is absent: {'/'.join(parts)}")
+    return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() != 0:
+        for item in items:
+            if item.get_closest_marker("live") or item.get_closest_marker("vm"):
+                item.add_marker(pytest.mark.skip(reason="needs root"))
