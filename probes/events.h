@@ -2,7 +2,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #pragma once
 
-#define SENSOR_ABI 0xb35530f5U
+#define SENSOR_ABI 0x7800c3abU
 #define FLAG_TRUNCATED (1U << 0)
 #define FLAG_PATH_CUT (1U << 1)
 #define FLAG_COMPAT (1U << 2)
@@ -20,6 +20,7 @@
 #define FLAG_FD_EXEC (1U << 14)
 #define FLAG_IO_URING (1U << 15)
 #define FLAG_TABLE (1U << 16)
+#define FLAG_WATCHED_INODE (1U << 17)
 
 struct sensor_header {
 	__u32 abi;

@@ -20,6 +20,7 @@
 #define S_IFBLK 0060000
 #define WATCH_LEAF 1
 #define WATCH_PARENT 2
+#define WATCH_INODE 4
 
 struct watch_name {
 	char name[32];      /* longer names are compared by their first 31 bytes */
@@ -41,8 +42,8 @@ static __always_inline u32 name_watched(const char *name)
 	return kinds ? *kinds : 0;
 }
 
-/* Over-approximates: user space checks the whole path. */
-static __always_inline int is_watched(struct file *file, struct inode *inode)
+/* 0, WATCH_*, or WATCH_INODE. Over-approximates: user space checks the whole path. */
+static __always_inline u32 is_watched(struct file *file, struct inode *inode)
 {
 	struct file_place place = {};
 	struct dentry_head head = {}, above = {};
@@ -53,10 +54,10 @@ static __always_inline int is_watched(struct file *file, struct inode *inode)
 	READ(place, &file->f_path);
 	READ(head, &place.dentry->d_parent);
 	if (name_watched((char *)head.name.name) & WATCH_LEAF)
-		return 1;
+		return WATCH_LEAF;
 	READ(above, &head.parent->d_parent);
 	if (name_watched((char *)above.name.name) & WATCH_PARENT)
-		return 1;
+		return WATCH_PARENT;
 	READ(links, &inode->i_nlink);
 	if (links < 2)
 		return 0;
@@ -65,7 +66,7 @@ static __always_inline int is_watched(struct file *file, struct inode *inode)
 	READ(sb, &inode->i_sb);
 	READ(dev, &sb->s_dev);
 	id.dev = dev;
-	return watch_inodes.lookup(&id) != NULL;
+	return watch_inodes.lookup(&id) ? WATCH_INODE : 0;
 }
 
 static __always_inline int emit_open(struct bpf_raw_tracepoint_args *ctx, struct arguments *call, u32 open_flags)
@@ -73,7 +74,7 @@ static __always_inline int emit_open(struct bpf_raw_tracepoint_args *ctx, struct
 	struct file *file;
 	struct inode *inode = NULL;
 	struct file_facts facts = {};
-	u32 mode = 0, marks = call->flags;
+	u32 mode = 0, marks = call->flags, watched;
 	u16 kind = 0;
 
 	file = file_of(call->result);
@@ -91,10 +92,14 @@ static __always_inline int emit_open(struct bpf_raw_tracepoint_args *ctx, struct
 		marks |= FLAG_CREATED;
 	if (open_flags & O_TRUNC)
 		marks |= FLAG_TRUNC;
-	if (!((kind == S_IFREG || kind == S_IFBLK) && (marks & (FLAG_WRITE | FLAG_CREATED | FLAG_TRUNC))) &&
-	    !is_watched(file, inode)) {
-		count_filtered(EVENT_FILE_OPEN);
-		return 0;
+	if (!((kind == S_IFREG || kind == S_IFBLK) && (marks & (FLAG_WRITE | FLAG_CREATED | FLAG_TRUNC)))) {
+		watched = is_watched(file, inode);
+		if (!watched) {
+			count_filtered(EVENT_FILE_OPEN);
+			return 0;
+		}
+		if (watched == WATCH_INODE)
+			marks |= FLAG_WATCHED_INODE;
 	}
 	if (is_self())
 		return 0;

@@ -70,7 +70,8 @@ int on_init_module(struct bpf_raw_tracepoint_args *ctx)
 	s->flags = call.flags;
 	e->operation = number;
 	e->result = call.result;
-	e->name = put_user(s, (void *)(number == 176 ? call.a : call.c), CAP_MODULE_LOAD_NAME);
+	/* 129 is delete_module in the 32-bit table */
+	e->name = put_user(s, (void *)(number == 176 || number == 129 ? call.a : call.c), CAP_MODULE_LOAD_NAME);
 	commit(s);
 	return 0;
 }

@@ -167,7 +167,7 @@ static __always_inline u32 put_cgroup(struct scratch *s, struct task_struct *tas
 		s->length = offset + length;
 		node = parent;
 	}
-	return s->length > start ? TEXT_WORD(start, s->length - start) : 0;
+	return TEXT_WORD(start, s->length - start);
 }
 
 int on_exec(struct bpf_raw_tracepoint_args *ctx)

@@ -25,7 +25,7 @@ def text_bytes(event: Event) -> int:
 
 
 def _member(field: Field) -> str:
-    c_type, _, size = field.kind.value
+    c_type, _, size, _ = field.kind.value
     array = f"[{size}]" if field.kind is Kind.ADDRESS else ""
     return f"\t{c_type} {field.name}{array};"
 

@@ -19,17 +19,17 @@ from enum import Enum, IntFlag
 
 
 class Kind(Enum):
-    """How a field lies in the ring record: (C type, struct code, bytes)."""
+    """How a field lies in the ring record: (C type, struct code, bytes, what it means)."""
 
-    U64 = ("__u64", "Q", 8)
-    I64 = ("__s64", "q", 8)
-    U32 = ("__u32", "I", 4)
-    I32 = ("__s32", "i", 4)
-    U16 = ("__u16", "H", 2)
-    ADDRESS = ("__u8", "16s", 16)  # IPv6, or IPv4 in the first four bytes; network order
-    TEXT = ("__u32", "I", 4)  # text word: offset | length << 16, from the record's start
-    PATH = ("__u32", "I", 4)  # text word; components leaf first, each ended by NUL
-    LIST = ("__u32", "I", 4)  # text word; items each ended by NUL
+    U64 = ("__u64", "Q", 8, "number")
+    I64 = ("__s64", "q", 8, "number")
+    U32 = ("__u32", "I", 4, "number")
+    I32 = ("__s32", "i", 4, "number")
+    U16 = ("__u16", "H", 2, "number")
+    ADDRESS = ("__u8", "16s", 16, "address")  # IPv6, or IPv4 in the first four bytes; network order
+    TEXT = ("__u32", "I", 4, "text")  # text word: offset | length << 16, from the record's start
+    PATH = ("__u32", "I", 4, "path")  # text word; components leaf first, each ended by NUL
+    LIST = ("__u32", "I", 4, "list")  # text word; items each ended by NUL
 
     @property
     def is_text(self) -> bool:
@@ -57,6 +57,7 @@ class Flag(IntFlag):
     FD_EXEC = 1 << 14  # executed by file descriptor (execveat, fexecve)
     IO_URING = 1 << 15  # carried out for io_uring, not by a system call
     TABLE = 1 << 16  # user space: rebuilt from /proc, not seen by a probe
+    WATCHED_INODE = 1 << 17  # a watched file under another name: a hard link gives it away
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,9 +46,7 @@ def _text(raw: bytes) -> str:
 
 
 def _path(raw: bytes) -> str:
-    """Join the components of a dentry walk, which come leaf first, each ended by NUL."""
-    if not raw:
-        return ""
+    """Join the components of a dentry walk, which come leaf first, each ended by NUL; none is the root."""
     parts = [part for part in raw.split(b"\0") if part and part != b"/"]
     parts.reverse()
     return "/" + b"/".join(parts).decode("utf-8", "surrogateescape")
@@ -63,6 +61,9 @@ def _list(raw: bytes) -> tuple[str, ...]:
 
 
 _TEXT: dict[Kind, Callable[[bytes], Any]] = {Kind.TEXT: _text, Kind.PATH: _path, Kind.LIST: _list}
+
+
+_ABSENT: dict[Callable[[bytes], Any], Any] = {_text: "", _path: "", _list: ()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,9 @@ def decode(record: Buffer, ring: int = 0) -> Record:
     values = list(layout.fixed.unpack_from(record, _HEADER.size))
     for index, read in layout.texts:
         word = values[index]
+        if not word:  # never written: absent, unlike a text of length zero
+            values[index] = _ABSENT[read]
+            continue
         offset, length = word & 0xFFFF, word >> 16
         if offset + length > size:
             raise ShortRecord(f"text at {offset}+{length} in a record of {size} bytes")

@@ -1,0 +1,142 @@
+"""The loader: a short-lived root child that puts the probes into the kernel and leaves.
+
+It gets a plan over a UNIX socket, makes the shared maps, and forks one child per family, for
+LLVM may abort. Each child sends its descriptors straight to the supervisor, which holds them:
+they live as long as it does. The loader ends by ``os._exit``, since BCC's exit handler would
+detach everything; 125 MB of LLVM leave with it.
+
+Messages to the supervisor are JSON in one packet each, descriptors beside them:
+``maps`` {names}, ``family`` {name, programs, failures}, ``failed`` {name, reason}, ``fatal``
+{reason, fix}, ``done`` {missing}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sensor.errors import HostError, SensorError
+from sensor.kernel import plan as plans
+from sensor.kernel.btf import Btf
+from sensor.kernel.hooks import FAMILIES, Family
+from sensor.resources import probes_dir
+
+_SHIM = Path(__file__).parent / "shim"
+_PACKET = 1 << 16
+_FAMILY_SECONDS = 60  # of one child; a compile takes one or two
+_PARALLEL = 2
+_LOG_TAIL = 4000
+
+
+def _send(channel: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:
+    """Send one packet. At most 253 descriptors go with a packet (SCM_MAX_FD)."""
+    socket.send_fds(channel, [json.dumps(message).encode()], fds or [])
+
+
+def _tail(path: Path) -> str:
+    text = path.read_text(errors="replace") if path.exists() else ""
+    return text[-_LOG_TAIL:].strip()
+
+
+def _family_child(family: Family, plan: plans.Plan, shared: dict[str, int], work: Path,
+                  channel: socket.socket) -> None:
+    """Body of a family's process; never returns."""
+    signal.alarm(_FAMILY_SECONDS)
+    log = work / f"{family.name}.log"
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
+    status = 1
+    try:
+        from sensor.kernel import compile as compiler
+
+        module = compiler.build(family, probes_dir(), work, plan.cpus, shared)
+        loaded = compiler.load_family(family, module, shared, plan.families)
+        for failure in loaded.failures:
+            failure["log"] = _tail(log)
+        _send(channel, {"kind": "family", "name": family.name, "programs": loaded.programs,
+                        "failures": loaded.failures}, loaded.fds)
+        status = 0
+    except Exception as error:  # the process ends here; the reason must reach the supervisor
+        _send(channel, {"kind": "failed", "name": family.name, "reason": f"{type(error).__name__}: {error}",
+                        "log": _tail(log)})
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _reap(running: dict[int, Family], work: Path, channel: socket.socket) -> None:
+    pid, status = os.wait()
+    family = running.pop(pid, None)
+    if family is None or status == 0:
+        return
+    how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {os.WEXITSTATUS(status)}"
+    _send(channel, {"kind": "failed", "name": family.name, "reason": f"the compiler ended by {how}",
+                    "log": _tail(work / f"{family.name}.log")})
+
+
+def _prepare(work: Path) -> list[str]:
+    """Write the kernel's header; return what the kernel lacks."""
+    from sensor.kernel.compile import import_bcc
+    from sensor.kernel.headers import kernel_header
+
+    # BCC falls back to modprobe kheaders where this is unset: no module is ever loaded for us.
+    os.environ["BCC_KERNEL_SOURCE"] = str(_SHIM)
+    text, missing = kernel_header(Btf.from_kernel())
+    work.joinpath("vmlinux_min.h").write_text(text)
+    import_bcc()
+    return missing
+
+
+def run(channel: socket.socket) -> None:
+    """Serve one plan. Errors are sent as ``fatal``."""
+    plan = plans.Plan.load(channel.recv(_PACKET))
+    plan.check()
+    # Before 5.11 maps count against this limit; where it can't be raised, making a map says so by EPERM.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    work = Path(tempfile.mkdtemp(prefix="sensor-load-"))
+    try:
+        missing = _prepare(work)
+        shared = plans.create_shared(plan)
+        _send(channel, {"kind": "maps", "names": list(plans.SHARED)}, [shared[name] for name in plans.SHARED])
+        running: dict[int, Family] = {}
+        for family in FAMILIES:
+            if family.name not in plan.families:
+                continue
+            if len(running) >= _PARALLEL:
+                _reap(running, work, channel)
+            pid = os.fork()
+            if not pid:
+                _family_child(family, plan, shared, work, channel)
+            running[pid] = family
+        while running:
+            _reap(running, work, channel)
+        _send(channel, {"kind": "done", "missing": missing})
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def main() -> None:
+    """Entry point: ``python -m sensor.kernel.loader FD``."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        run(channel)
+    except HostError as error:
+        _send(channel, {"kind": "fatal", "reason": error.reason, "fix": error.fix})
+    except (SensorError, OSError) as error:
+        hint = "run as root" if isinstance(error, PermissionError) else ""
+        _send(channel, {"kind": "fatal", "reason": f"{type(error).__name__}: {error}", "fix": hint})
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

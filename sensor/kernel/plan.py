@@ -1,0 +1,81 @@
+"""What the loader is asked to load: a bounds-checked plan, and the maps that all families share.
+
+Only the supervisor makes a plan; numbers that came from the unprivileged engine are checked here.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from sensor.errors import UsageError
+from sensor.kernel import bpf
+from sensor.kernel.hooks import FAMILIES, SYSCALL_SLOTS
+
+COUNTER_BYTES = 32  # struct counter in probes/common.h
+TYPES = 64  # rows of counters per processor
+WATCH_ENTRIES = 1024
+MEMORY_CAP = 64 << 20
+_RING_MIN, _RING_MAX = 4096, 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One load. ``rings`` are sizes in bytes (process ring, events ring); ``families`` names."""
+
+    rings: tuple[int, int]
+    families: tuple[str, ...]
+    memory_limit: int
+    cpus: int
+
+    def check(self) -> None:
+        """Raise UsageError unless every number is within its bounds and the memory within the limit."""
+        for size in self.rings:
+            if not _RING_MIN <= size <= _RING_MAX or size & (size - 1):
+                raise UsageError(f"ring size {size}: a power of two from {_RING_MIN} to {_RING_MAX} is needed")
+        unknown = set(self.families) - {family.name for family in FAMILIES}
+        if unknown:
+            raise UsageError(f"unknown probe families: {', '.join(sorted(unknown))}")
+        limit = min(self.memory_limit, MEMORY_CAP)
+        if self.memory() > limit:
+            raise UsageError(f"the maps need {self.memory() >> 10} KiB of kernel memory, the limit is "
+                             f"{limit >> 10} KiB (limits.kernel_memory_mib, or smaller rings)")
+
+    def memory(self) -> int:
+        """Bytes of kernel memory that the maps of this plan take, elements only."""
+        scratch = sum((family.mask + 1 + family.slack + 16) * self.cpus
+                      for family in FAMILIES if family.name in self.families)
+        hashes = WATCH_ENTRIES * (32 + 4 + 64) + WATCH_ENTRIES * (16 + 4 + 64) + 4096 * (8 + 40 + 64)
+        return sum(self.rings) + self.cpus * TYPES * COUNTER_BYTES + scratch + hashes + 3 * SYSCALL_SLOTS * 8
+
+    def dump(self) -> bytes:
+        """Encode for the loader."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def load(cls, data: bytes) -> Plan:
+        """Decode what :meth:`dump` wrote."""
+        raw = json.loads(data)
+        return cls((raw["rings"][0], raw["rings"][1]), tuple(raw["families"]), raw["memory_limit"], raw["cpus"])
+
+
+#: Shared maps in the order in which their descriptors travel.
+SHARED = ("ring_process", "ring_events", "counters", "settings", "any", "native", "compat", "watch_names",
+          "watch_inodes")
+
+
+def create_shared(plan: Plan) -> dict[str, int]:
+    """Make the shared maps; name -> descriptor."""
+    array, programs = bpf.ARRAY, bpf.PROG_ARRAY
+    return {
+        "ring_process": bpf.map_create(bpf.RINGBUF, 0, 0, plan.rings[0], name="sensor_process"),
+        "ring_events": bpf.map_create(bpf.RINGBUF, 0, 0, plan.rings[1], name="sensor_events"),
+        "counters": bpf.map_create(array, 4, COUNTER_BYTES, plan.cpus * TYPES, bpf.MMAPABLE, "sensor_counters"),
+        "settings": bpf.map_create(array, 4, 8, 8, name="sensor_settings"),
+        "any": bpf.map_create(programs, 4, 4, SYSCALL_SLOTS, name="sensor_any"),
+        "native": bpf.map_create(programs, 4, 4, SYSCALL_SLOTS, name="sensor_native"),
+        "compat": bpf.map_create(programs, 4, 4, SYSCALL_SLOTS, name="sensor_compat"),
+        "watch_names": bpf.map_create(bpf.HASH, 32, 4, WATCH_ENTRIES, name="sensor_names"),
+        "watch_inodes": bpf.map_create(bpf.HASH, 16, 4, WATCH_ENTRIES, name="sensor_inodes"),
+    }
