@@ -6,7 +6,6 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sensor.errors import UsageError
 from sensor.rules.model import Refused, Rule, RuleSet, Source, Unsupported
@@ -23,16 +22,6 @@ class Limits:
     file_bytes: int = 1 << 20  # the largest file of the public collections has 60 KB
     rules: int = 2000  # start-up time and memory grow with them
     files: int = 20_000  # stops a walk that was pointed at a whole disk
-
-
-def default_rules() -> str:
-    """Directory of the rules that come with the sensor: in a checkout, else as installed."""
-    package = Path(__file__).resolve().parents[1]
-    places = (package.parent / "rules", package / "rules_default", Path("/usr/share/sensor/rules"))
-    for place in places:
-        if place.is_dir() and place != package / "rules":
-            return str(place)
-    raise UsageError(f"no default rules found (looked in {', '.join(map(str, places))}); name a path")
 
 
 def is_samples(path: str) -> bool:

@@ -71,7 +71,7 @@ def residual(condition: Condition, bits: Mapping[Predicate, int]) -> Callable[[i
         inner = residual(condition.item, bits)
         return lambda true: negate(inner(true))
     if condition not in bits:
-        return lambda true: condition
+        return lambda true: condition  # noqa: ARG005  has no bit
     bit = 1 << bits[condition]
     return lambda true: TRUE if true & bit else FALSE
 

@@ -53,14 +53,14 @@ class _Open:
 class _Context:
     """Scanners of the predicates that matter to some programs alone."""
 
-    __slots__ = ("_scanners",)
+    __slots__ = ("scanners",)
 
     def __init__(self, scanners: list[tuple[int, Scanner]]) -> None:
-        self._scanners = scanners
+        self.scanners = scanners
 
     def __call__(self, *values: object) -> int:
         true = 0
-        for position, scanner in self._scanners:
+        for position, scanner in self.scanners:
             value = values[position]
             found = scanner.known.get(value)
             true |= scanner.classify(value) if found is None else found
@@ -117,7 +117,7 @@ class Program:
             gate = self.scanners[self.fields.index(GATE)]
             extra = self._context(gate.classify(values[self.fields.index(GATE)]))
             if extra:
-                for position, scanner in extra._scanners:
+                for position, scanner in extra.scanners:
                     true |= scanner.classify(values[position])
         found = self._decide(true)
         return found if isinstance(found, tuple) else found(document)
@@ -178,7 +178,7 @@ class Program:
         }
         for number, scanner in enumerate(self.scanners):
             names[f"known{number}"], names[f"classify{number}"] = scanner.known.get, scanner.classify
-        exec(compile(source(self.fields, any(self._gates)), "<rules>", "exec"), names)  # of field names alone
+        exec(compile(source(self.fields, any(self._gates)), "<rules>", "exec"), names)  # noqa: S102  from names of fields, quoted
         match: Callable[[Document], Match] = names["match"]
         return match
 

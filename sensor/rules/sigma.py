@@ -116,7 +116,7 @@ def read(document: object, path: str, resolve: Resolve = fields.resolve) -> Rule
         trees = [condition.parsed for condition in parsed.detection.parsed_condition]
     except (SigmaError, _Unusable) as error:
         return Refused(path, _broken_line(document), name, _first_line(error))
-    except Exception as error:  # pySigma meets shapes that it never expected in foreign files
+    except Exception as error:  # noqa: BLE001  pySigma meets shapes that it never expected in foreign files
         return Refused(path, _broken_line(document), name, f"not a Sigma rule: {_first_line(error)}")
     source = parsed.logsource
     missing = _no_source(source.product, source.category, source.service)
@@ -309,7 +309,7 @@ def _broken_line(document: Map) -> int:
         for line, build in _pieces(definition, detection.lines[name]):
             try:
                 build()
-            except Exception:  # whatever it raises is the error that is being looked for
+            except Exception:  # noqa: BLE001  whatever it raises is the error that is being looked for
                 return line
     return detection.lines.get("condition", document.line)
 

@@ -1,0 +1,199 @@
+"""sensor rules: are they sound, do they do what their samples say, what do they mean."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sensor import resources
+from sensor.cli.common import example
+from sensor.errors import UsageError
+from sensor.outputs.terminal import terminal_safe
+
+if TYPE_CHECKING:
+    from sensor.rules.model import Rule, RuleSet
+
+_FAILED, _BROKEN = 1, 2
+
+_paths = click.argument("paths", nargs=-1, metavar="[PATH]...")
+_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+
+
+@click.group("rules")
+def command() -> None:
+    """Check, test and explain rules. Without PATH, the rules that come with the sensor."""
+
+
+def _load(paths: Sequence[str]) -> RuleSet:
+    from sensor.rules import content  # pySigma takes a quarter of a second
+
+    return content.load(content.discover(list(paths) or [str(resources.rules_dir())]))
+
+
+def _say(*lines: object) -> None:
+    for line in lines:
+        click.echo(terminal_safe(str(line)))
+
+
+def _dump(value: object) -> None:
+    # ASCII only: what a rule file holds can't do anything to a terminal then.
+    click.echo(json.dumps(value, ensure_ascii=True))
+
+
+@command.command(epilog=example("sensor rules check",
+                                "sensor rules check --json /etc/sensor/rules.d | jq .refused"))
+@_paths
+@_as_json
+def check(paths: tuple[str, ...], as_json: bool) -> int:
+    """Load rules and say which ones run, which are refused, and which are for other log sources.
+
+    Exit status 2 if any is refused.
+    """
+    rules = _load(paths)
+    if as_json:
+        _dump({
+            "loaded": len(rules.rules),
+            "refused": [{"path": each.path, "line": each.line, "rule": each.rule, "reason": each.reason}
+                        for each in rules.refused],
+            "unsupported": [{"path": each.path, "rule": each.rule, "logsource": each.logsource,
+                             "reason": each.reason} for each in rules.unsupported],
+        })
+    else:
+        total = len(rules.rules) + len(rules.refused) + len(rules.unsupported)
+        _say(f"{len(rules.rules)} of {total} rules loaded, {len(rules.refused)} refused, "
+             f"{len(rules.unsupported)} unsupported")
+        _say(*(f"refused: {each}" for each in rules.refused))
+        _say(*(f"unsupported: {each}" for each in rules.unsupported))
+    return _BROKEN if rules.refused else 0
+
+
+@command.command(epilog=example("sensor rules test rules/", "sensor rules test --strict my_rule.yml"))
+@_paths
+@click.option("--strict", is_flag=True, help="A rule without positive and negative samples fails too.")
+@_as_json
+def test(paths: tuple[str, ...], strict: bool, as_json: bool) -> int:
+    """Run the samples beside rules: name.samples.yml next to name.yml.
+
+    Exit status 1 if a sample fails, 2 if a rule or a sample is refused.
+    """
+    from sensor.rules import samples
+
+    rules = _load(paths)
+    results = samples.run(rules.rules)
+    refused = [*rules.refused, *results.refused]
+    if as_json:
+        _dump({
+            "rules": len(rules.rules), "passed": results.passed, "missing": list(results.missing),
+            "failed": [{"path": each.path, "line": each.line, "rule": each.rule,
+                        "sample": "positive" if each.positive else "negative"} for each in results.failures],
+            "refused": [{"path": each.path, "line": each.line, "rule": each.rule, "reason": each.reason}
+                        for each in refused],
+        })
+    else:
+        _say(f"{len(rules.rules)} rules: {results.passed} samples passed, {len(results.failures)} failed, "
+             f"{len(results.missing)} rule files lack samples, {len(refused)} refused")
+        _say(*(f"failed: {each}" for each in results.failures))
+        _say(*(f"no positive and negative samples: {each}" for each in results.missing))
+        _say(*(f"refused: {each}" for each in refused))
+    if refused:
+        return _BROKEN
+    return _FAILED if results.failures or (strict and results.missing) else 0
+
+
+@command.command("list", epilog=example("sensor rules list",
+                                        "sensor rules list --json my-rules/ | jq -r .[].id"))
+@_paths
+@_as_json
+def list_rules(paths: tuple[str, ...], as_json: bool) -> int:
+    """List rules: level, id, events, name."""
+    from sensor.rules import explain
+
+    rules = _load(paths)
+    if as_json:
+        _dump([explain.facts(rule) for rule in rules.rules])
+        return 0
+    for rule in rules.rules:
+        _say(f"{rule.level:13} {rule.id}  {','.join(rule.categories):20} {rule.name}")
+    left_out = len(rules.refused) + len(rules.unsupported)
+    if left_out:
+        click.echo(f"{left_out} more are refused or unsupported; see: sensor rules check", err=True)
+    return 0
+
+
+@command.command("explain", epilog=example("sensor rules explain rules/persistence/cron_spool_write.yml",
+                                           "sensor rules explain 'Shadow File Read' --event event.json"))
+@click.argument("rule", metavar="RULE")
+@_paths
+@click.option("--event", metavar="FILE", help="Event or recording: show the truth of every part on it.")
+@_as_json
+def explain_rule(rule: str, paths: tuple[str, ...], event: str | None, as_json: bool) -> int:
+    """Show what RULE (a file, an id or a title) means: its events, fields and condition.
+
+    With --event, exit status 1 if no event matches.
+    """
+    from sensor.rules import explain
+
+    documents = _documents(event) if event else []
+    answers, matched = [], False
+    for each in _find(rule, paths):
+        answer: dict[str, Any] = {**explain.facts(each), "condition": explain.tree(each.condition)}
+        if documents:
+            answer["on"] = []
+        if not as_json:
+            _describe(each)
+        for document in documents:
+            yes, sentence = explain.verdict(each, document)
+            matched = matched or yes
+            if as_json:
+                answer["on"].append({"event": document["event"].get("id"), "match": yes, "why": sentence,
+                                     "condition": explain.tree(each.condition, document)})
+            else:
+                _say(f"event {document['event'].get('id', '')}: {sentence}",
+                     *(f"  {line}" for line in explain.lines(each.condition, document)))
+        answers.append(answer)
+    if as_json:
+        _dump(answers)
+    return 0 if matched or not documents else _FAILED
+
+
+def _find(wanted: str, paths: Sequence[str]) -> list[Rule]:
+    """Rules by file, id or title. Raises UsageError where there is none, or it is refused."""
+    by_file = os.path.isfile(wanted)
+    rules = _load([wanted] if by_file else paths)
+    found = list(rules.rules) if by_file else [
+        rule for rule in rules.rules if wanted in (rule.id, rule.name)]
+    if found:
+        return found
+    reasons = [str(each) for each in rules.refused if by_file or each.rule == wanted]
+    reasons += [str(each) for each in rules.unsupported if by_file or each.rule == wanted]
+    if reasons:
+        raise UsageError("not loaded: " + terminal_safe("; ".join(reasons)))
+    raise UsageError(f"no rule {terminal_safe(wanted)!r}; see: sensor rules list")
+
+
+def _describe(rule: Rule) -> None:
+    from sensor.rules import explain
+
+    facts = explain.facts(rule)
+    _say(f"{rule.name}  ({rule.level}, {rule.id})", f"  {rule.path}:{rule.line}")
+    for key in ("description", "techniques", "categories", "events", "fields", "falsepositives"):
+        value = facts[key]
+        if value:
+            _say(f"  {key}: {', '.join(value) if isinstance(value, list) else ' '.join(value.split())}")
+    _say("  condition:", *(f"    {line}" for line in explain.lines(rule.condition)))
+
+
+def _documents(path: str) -> list[dict[str, Any]]:
+    """Events of a file. Raises UsageError where it holds none."""
+    from sensor.reading import Reader
+
+    reader = Reader()
+    documents = list(reader.documents(path))
+    if not documents:
+        skipped = ", ".join(f"{reason}: {count}" for reason, count in reader.skipped.items())
+        raise UsageError(f"{path}: no event in it" + (f" (skipped {skipped})" if skipped else ""))
+    return documents
