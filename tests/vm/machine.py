@@ -1,0 +1,145 @@
+"""One boot of one kernel, and the verdict on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.vm import images
+
+BOOT_SECONDS = 120  # measured: 5 to 15; the machine may be busy
+#: Anything wrong ends the guest at once: panic=-1 reboots, and qemu's -no-reboot makes that an exit.
+KERNEL_ARGUMENTS = (
+    "console=ttyS0 loglevel=5 panic=-1 oops=panic panic_on_warn=1 softlockup_panic=1 hung_task_panic=1 "
+    "sysctl.kernel.panic_on_oops=1 sysctl.kernel.panic_on_warn=1 sysctl.kernel.softlockup_panic=1 "
+    "sysctl.kernel.hung_task_panic=1 sysctl.kernel.hung_task_timeout_secs=60 "
+    "sysctl.kernel.panic_on_rcu_stall=1 "
+    # Emulated processors lose time to the host's other work: 30 means a soft lockup after 60 s.
+    "sysctl.kernel.watchdog_thresh=30 "
+    # Without bpf in this list an LSM program loads, attaches, and is never called.
+    "lsm=landlock,lockdown,yama,apparmor,bpf "
+    "systemd.show_status=0 systemd.machine_id=73656e736f722d766d2d67756573740a net.ifnames=0")
+BAD = re.compile(r"Kernel panic|Oops[: ]|BUG: |WARNING: CPU|general protection fault|soft lockup|rcu: INFO:|"
+                 r"blocked for more than|Out of memory: Killed|unchecked MSR access error")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one guest test ended: its exit status, seconds, taint mask after it, and the data it left."""
+
+    status: int
+    seconds: float
+    taint: int
+    data: Any
+
+
+@dataclass(slots=True)
+class Boot:
+    """One guest. ``problem`` is empty when it booted, ran its list and ended as it should."""
+
+    label: str
+    mode: str
+    log: Path
+    release: str = ""
+    up_seconds: float = 0.0
+    seconds: float = 0.0
+    results: dict[str, Result] = field(default_factory=dict)
+    problem: str = ""
+
+    def tail(self, lines: int = 30) -> str:
+        """The end of the console."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", text).splitlines()[-lines:])
+
+
+def parse(boot: Boot, report: str) -> bool:
+    """Read the guest's report into *boot*. False when it stops before its END."""
+    data: dict[str, Any] = {}
+    for line in report.replace("\r", "").splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "UP":
+            boot.release, up = rest.split()
+            boot.up_seconds = float(up)
+        elif word == "DATA":
+            name, _, text = rest.partition(" ")
+            data[name] = json.loads(text)
+        elif word == "TEST":
+            name, status, seconds, taint = rest.split()
+            boot.results[name] = Result(int(status), float(seconds), int(taint), data.get(name))
+        elif word == "END":
+            return True
+    return False
+
+
+def judge(boot: Boot, console: str, ended: bool, timed_out: bool) -> str:
+    """What was wrong with the guest as a whole: empty is fine."""
+    bad = next((line.strip() for line in console.splitlines() if BAD.search(line)), "")
+    taint = next((f"{name} left taint {r.taint}" for name, r in boot.results.items() if r.taint), "")
+    if bad:
+        return bad
+    if timed_out:
+        return "hung: the time limit is over"
+    if not boot.release:
+        return "never came up"
+    return taint or ("" if ended else "the report stops early")
+
+
+def command(kernel: images.Kernel, initrd: Path, report: Path, mode: str, extra: str) -> list[str]:
+    """qemu's command line."""
+    init = "vminit=/lib/systemd/systemd" if mode == "systemd" else ""
+    disks = [(images.root(), "snapshot=on"), (images.wheels(), "snapshot=on")]
+    drives = [word for path, option in disks
+              for word in ("-drive", f"file={path},format=raw,if=virtio,{option},file.locking=off")]
+    return ["nice", "-n", "10", "qemu-system-x86_64", "-machine", "q35,accel=tcg",
+            # qemu 7.2 emulates cmpxchg16b wrongly: 6.12's page allocator then oopses at random.
+            "-cpu", "max,-cx16", "-smp", "2", "-m", "1536", "-nodefaults", "-nographic", "-no-reboot",
+            "-serial", "stdio", "-serial", f"file:{report}", *drives, "-kernel", str(kernel.image),
+            "-initrd", str(initrd), "-append", f"{KERNEL_ARGUMENTS} {init} {extra}".strip()]
+
+
+def boot_and_run(label: str, mode: str, tests: Sequence[tuple[str, int, str]], tree: Path, work: Path,
+                 extra: str = "", progress: Callable[[str], None] = lambda _: None) -> Boot:
+    """Boot kernel *label*, run *tests* (name, seconds, shell command) in it and return how it went.
+
+    *mode* is ``init`` or ``systemd``. *work* gets console.log, report.log and the qemu command.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    boot = Boot(label, mode, work / "console.log")
+    chosen = images.kernel(label)
+    run_list = "".join(f"{name} {limit} {shell}\n" for name, limit, shell in tests)
+    initrd, report = images.initrd(chosen, tree, run_list, work), work / "report.log"
+    report.write_text("")
+    words = command(chosen, initrd, report, mode, extra)
+    (work / "command.txt").write_text(" ".join(f"'{w}'" if " " in w else w for w in words) + "\n")
+    start, limit, seen = time.monotonic(), BOOT_SECONDS + sum(t[1] for t in tests), 0
+    with open(boot.log, "wb") as log, open(work / "qemu.log", "wb") as errors:
+        guest = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=errors)
+        try:
+            while guest.poll() is None and time.monotonic() - start < limit:
+                time.sleep(0.25)
+                lines = report.read_text(errors="replace").splitlines(keepends=True)
+                for line in lines[seen:]:
+                    if line.endswith("\n"):
+                        seen += 1
+                        if not line.startswith("DATA"):
+                            progress(line.strip())
+            timed_out = guest.poll() is None
+        finally:
+            guest.kill()
+            guest.wait()
+    boot.seconds = time.monotonic() - start
+    if os.path.exists(initrd):
+        initrd.unlink()
+    console = boot.log.read_text(errors="replace")
+    ended = parse(boot, report.read_text(errors="replace"))
+    boot.problem = judge(boot, console, ended, timed_out)
+    if guest.returncode and not timed_out:
+        boot.problem = f"qemu: {(work / 'qemu.log').read_text(errors='replace').strip()[-500:]}"
+    return boot

@@ -1,0 +1,168 @@
+"""Which tests run where, and what the run comes to."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.vm import images
+from tests.vm.host import cache, say
+from tests.vm.machine import Boot, Result, boot_and_run
+
+ALL = tuple(images.KERNELS)
+NEWEST = ALL[-1:]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestTest:
+    """A command run in the guest, in /t/guest.
+
+    ``expect`` is empty for a test that must pass. Otherwise it is a fault on purpose: it gets
+    a guest to itself and what the harness says about that guest must contain this text.
+    """
+
+    name: str
+    command: str
+    doc: str
+    seconds: int = 120
+    mode: str = "init"
+    kernels: tuple[str, ...] = ALL
+    expect: str = ""
+
+
+TESTS = (
+    GuestTest("smoke", "python3 smoke.py", "What this kernel offers; BCC compiles without headers.",
+              seconds=240),
+    GuestTest("systemd", "sh systemd.sh", "systemd reaches multi-user and runs a unit.", mode="systemd"),
+    GuestTest("fault-crash", "echo c > /proc/sysrq-trigger", "A panic is seen.", expect="Kernel panic"),
+    GuestTest("fault-status", "exit 7", "A failing guest test is seen.", kernels=NEWEST, expect="status 7"),
+    GuestTest("fault-taint", "echo 64 > /proc/sys/kernel/tainted", "A tainted kernel is seen.",
+              kernels=NEWEST, expect="taint 64"),
+    GuestTest("fault-silent", "echo b > /proc/sysrq-trigger", "A guest that ends without its report is seen.",
+              kernels=NEWEST, expect="the report stops early"),
+    GuestTest("fault-hang", "sh hang.sh", "A task that hangs in the kernel is seen.", kernels=NEWEST,
+              expect="blocked for more than"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One boot: the tests that share it."""
+
+    label: str
+    mode: str
+    tests: tuple[GuestTest, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.label}-{self.mode}" + (f"-{self.tests[0].name}" if self.tests[0].expect else "")
+
+
+def plan(kernels: Sequence[str], names: Sequence[str]) -> list[Job]:
+    """The boots for these kernels and tests (all when empty). Tests share a boot where they can."""
+    shared: dict[tuple[str, str], list[GuestTest]] = defaultdict(list)
+    alone = []
+    for label in kernels or ALL:
+        for test in TESTS:
+            # Asking for both a kernel and a test by name overrides the table.
+            if (names and test.name not in names) or (label not in test.kernels and not (names and kernels)):
+                continue
+            if test.expect:
+                alone.append(Job(label, test.mode, (test,)))
+            else:
+                shared[label, test.mode].append(test)
+    return [Job(label, mode, tuple(tests)) for (label, mode), tests in shared.items()] + alone
+
+
+def complaint(test: GuestTest, boot: Boot) -> str:
+    """Why *test* failed in *boot*; empty when it did what it should."""
+    result: Result | None = boot.results.get(test.name)
+    said = boot.problem
+    if not said and result is None:
+        said = "no result"
+    elif not said and result is not None and result.status:
+        said = "over its time limit" if result.status in (124, 137) else f"status {result.status}"
+    if not test.expect:
+        return said
+    return "" if test.expect in said else f"expected {test.expect!r}, the verdict is {said or 'all well'!r}"
+
+
+def run(jobs: Iterable[Job], at_once: int, *, keep: bool = False, overlays: Sequence[Path] = (),
+        extra: str = "") -> dict[Job, Boot]:
+    """Run *jobs*, *at_once* guests at a time, and return how each boot went."""
+    jobs = list(jobs)
+    images.root(), images.wheels(), images.busybox()
+    for label in dict.fromkeys(job.label for job in jobs):
+        images.kernel(label)
+    logs = cache() / "logs"
+    logs.mkdir(exist_ok=True)
+    home = Path(tempfile.mkdtemp(prefix="run-", dir=logs))
+    say(f"{len(jobs)} guests, {at_once} at a time; logs in {home}")
+    tree = images.payload(home, overlays)
+
+    def one(job: Job) -> Boot:
+        say(f"{job.name}: starting")
+        boot = boot_and_run(job.label, job.mode, [(t.name, t.seconds, t.command) for t in job.tests], tree,
+                            home / job.name, extra, lambda text: say(f"{job.name}: {text}"))
+        bad = [c for t in job.tests if (c := complaint(t, boot))]
+        say(f"{job.name}: {'FAILED' if bad else 'ok'} after {boot.seconds:.0f} s")
+        return boot
+
+    with ThreadPoolExecutor(at_once) as pool:
+        done = dict(zip(jobs, pool.map(one, jobs), strict=True))
+    if not keep:
+        images.forget(tree)
+    return done
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they must be."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def verdicts(done: dict[Job, Boot]) -> tuple[str, int]:
+    """The table test by kernel, and the number of failures."""
+    labels = list(dict.fromkeys(job.label for job in done))
+    rows, failures = [["test", *labels]], 0
+    for test in TESTS:
+        cells = {}
+        for job, boot in done.items():
+            if test in job.tests:
+                bad, result = complaint(test, boot), boot.results.get(test.name)
+                failures += bool(bad)
+                word = "FAILED" if bad else "red, as it must" if test.expect else "ok"
+                cells[job.label] = f"{word} {result.seconds if result else boot.seconds:.0f} s"
+        if cells:
+            rows.append([test.name, *(cells.get(label, "-") for label in labels)])
+    return table(rows), failures
+
+
+def failures(done: dict[Job, Boot]) -> str:
+    """For each boot that failed: why, the end of its console, and where the rest is."""
+    out = []
+    for job, boot in done.items():
+        bad = [f"{test.name}: {why}" for test in job.tests if (why := complaint(test, boot))]
+        if bad:
+            out.append(f"--- {job.name} ({boot.release or 'no kernel came up'})\n" + "\n".join(bad)
+                       + f"\n{boot.tail()}\n    whole console: {boot.log}")
+    return "\n".join(out)
+
+
+def offers(done: dict[Job, Boot]) -> str:
+    """The table capability by kernel that the smoke test reports."""
+    found = {job.label: boot.results["smoke"].data for job, boot in done.items()
+             if "smoke" in boot.results and boot.results["smoke"].data}
+    if not found:
+        return ""
+    names = list(dict.fromkeys(name for data in found.values() for name in data))
+    rows = [[name, *(str(data.get(name, "-")) for data in found.values())] for name in names]
+    return table([["offers", *found], *rows])
+
+
+REPORTS: tuple[Callable[[dict[Job, Boot]], str], ...] = (offers,)
