@@ -20,13 +20,13 @@ from typing import Any, Literal
 
 from sensor import schema
 from sensor.errors import ContentError, UsageError
+from sensor.kernel.hooks import HOOKS
 from sensor.safe_yaml import Node, parse, read_text, shown
 from sensor.watch import compile_pattern
 
 DEFAULT_PATH = "/etc/sensor/sensor.yaml"
 LOCAL_RULES = "/etc/sensor/rules.d"
 FAMILIES = ("process", "file", "network", "privilege", "shell")
-HOOK_KINDS = ("raw_tracepoint", "tracepoint", "kprobe", "fentry", "lsm", "uprobe", "off")
 MAX_MEMORY_MIB = 64  # never more for our maps, whatever the settings say
 
 WATCH_DEFAULT = (
@@ -129,16 +129,15 @@ def _families(values: tuple[str, ...]) -> str | None:
 
 
 def _hooks(values: Mapping[str, str]) -> str | None:
-    names = [event.name for event in schema.EVENTS if event.family != "user"]
-    for name, hook in values.items():
-        if name not in names:
-            return f"has no event {shown(name)}{_meant(name, names)}"
-        kind, colon, target = hook.partition(":")
-        if kind not in HOOK_KINDS or (colon and not re.fullmatch(r"[A-Za-z0-9_./:-]{1,128}", target)):
-            kinds = ", ".join(HOOK_KINDS)
-            return f"of {name} is {shown(hook)}: must be KIND or KIND:TARGET with KIND of {kinds}"
-        if kind == "off" and schema.BY_NAME[name].family == "process":
-            return f"can't turn {name} off: every other event needs the process table"
+    for name, kind in values.items():
+        if name not in HOOKS:
+            return f"has no event {shown(name)}{_meant(name, HOOKS)}"
+        kinds = sorted({hook.kind for hook in HOOKS[name]})
+        if kind == "off":
+            if schema.BY_NAME[name].family == "process":
+                return f"can't turn {name} off: every other event needs the process table"
+        elif kind not in kinds:
+            return f"of {name} is {shown(kind)}: must be one of {', '.join([*kinds, 'off'])}"
     return None
 
 
@@ -230,8 +229,8 @@ class Settings:
     watch: Watch = _key(Watch, Watch.__doc__ or "", section=True)
     probes: Probes = _key(Probes, Probes.__doc__ or "", section=True)
     hooks: Mapping[str, str] = _key(
-        lambda: MappingProxyType({}), "Event name to hook kind, or to KIND:TARGET, in place of the first one "
-        "that works; `off` turns the event off. `sensor doctor` shows the choice.", check=_hooks)
+        lambda: MappingProxyType({}), "Event name to the one kind of hook that may carry it (`sensor doctor` "
+        "lists them), or to `off`.", check=_hooks)
     engine: Engine = _key(Engine, Engine.__doc__ or "", section=True)
     limits: Limits = _key(Limits, Limits.__doc__ or "", section=True)
     user: str = _key("sensor", "User that the engine runs as. Where it doesn't exist, `nobody` is taken.",
@@ -343,6 +342,18 @@ def _line_of(root: Node | None, key: str) -> int | None:
     if root is not None and isinstance(root.value, dict) and key in root.value:
         return root.value[key][0]
     return None
+
+
+def rule_paths(settings: Settings) -> list[Path]:
+    """Places of the rules: `default` resolved, the directory of this host's own left out where absent.
+
+    Raises:
+        HostError: The installation lacks its default rules.
+    """
+    from sensor.resources import rules_dir
+
+    return [rules_dir() if name == "default" else Path(name) for name in settings.rules.paths
+            if name != LOCAL_RULES or Path(name).is_dir()]
 
 
 def to_mapping(settings: Settings) -> dict[str, Any]:

@@ -74,7 +74,8 @@ def _read(fd: int, path: str) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise ContentError(path, None, "is no regular file")
     if os.geteuid() == 0 and status.st_mode & stat.S_IWOTH:
-        raise ContentError(path, None, "is writable by everybody, and root would obey it", f"chmod o-w {path}")
+        raise ContentError(path, None, "is writable by everybody, and root would obey it",
+                           f"chmod o-w {path}")
     chunks: list[bytes] = []
     while sum(map(len, chunks)) <= MAX_BYTES and (chunk := os.read(fd, MAX_BYTES + 1)):
         chunks.append(chunk)

@@ -45,7 +45,7 @@ watch:
   paths:
   - /srv/*/secret
 probes: {families: [process, shell]}
-hooks: {file_open: kprobe, network_connect: 'fentry:tcp_v4_connect', mount: off}
+hooks: {network_connect: raw_tracepoint, mount: off}
 engine: {tick_ms: 25}
 limits: {ring_kib: 64, process_ring_kib: 32, kernel_memory_mib: 4, processes: 2048}
 user: _sensor
@@ -59,9 +59,9 @@ run_dir: /srv/run
             section, _, key = name.rpartition(".")
             mine, usual = (got[section], default[section]) if section else (got, default)
             assert mine[key] != usual[key], name
-    assert got["hooks"]["network_connect"] == "fentry:tcp_v4_connect"
-    assert got["hooks"]["mount"] == "off"
-    assert got["limits"] == {"ring_kib": 64, "process_ring_kib": 32, "kernel_memory_mib": 4, "processes": 2048}
+    assert got["hooks"] == {"network_connect": "raw_tracepoint", "mount": "off"}
+    assert got["limits"]["ring_kib"] == 64
+    assert got["watch"]["paths"] == ["/srv/*/secret"]
 
 
 @pytest.mark.parametrize(("text", "line", "words"), [
@@ -87,9 +87,8 @@ run_dir: /srv/run
     ("watch: {paths: ['/home/*/*']}\n", 1, ["/home/*/*", "fixed"]),
     ("probes: {families: [file]}\n", 1, ["must have process"]),
     ("probes: {families: [process, netwrok]}\n", 1, ["did you mean network?"]),
-    ("hooks:\n  file_opn: kprobe\n", 2, ["file_opn", "did you mean file_open?"]),
-    ("hooks:\n  file_open: magic\n", 2, ["KIND"]),
-    ("hooks:\n  file_open: kprobe:a b\n", 2, ["KIND"]),
+    ("hooks:\n  file_opn: syscall\n", 2, ["file_opn", "did you mean file_open?"]),
+    ("hooks:\n  file_open: magic\n", 2, ["file_open is 'magic'", "one of syscall, off"]),
     ("hooks:\n  process_exec: off\n", 2, ["process_exec off"]),
     ("hooks:\n  sensor_loss: off\n", 2, ["sensor_loss"]),
     ("limits: {ring_kib: 3000}\n", 1, ["power of two"]),
@@ -245,7 +244,7 @@ def test_default_watch_list_covers_what_attackers_read_and_leaves_out_the_rest()
                  "/home/ann/.aws/credentials", "/proc/1/mem", "/etc/sudoers.d/ops",
                  "/run/secrets/kubernetes.io/serviceaccount/token", "/home/ann/.docker/config.json"):
         assert watched.matches(path), path
-    for path in ("/etc/passwd", "/etc/ssh/ssh_config", "/home/ann/ssh/id_rsa", "/proc/1/maps", "/usr/bin/cat"):
+    for path in ("/etc/passwd", "/etc/ssh/ssh_config", "/home/ann/ssh/id_rsa", "/proc/1/maps", "/bin/cat"):
         assert not watched.matches(path), path
 
 
@@ -282,5 +281,14 @@ def test_reading_settings_loads_no_other_part_of_the_sensor():
     code = ("import sys, sensor.config; "
             "print(*sorted(m for m in sys.modules if m.startswith(('sensor', 'bcc', 'sigma'))))")
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert out.stdout.split() == ["sensor", "sensor.config", "sensor.errors", "sensor.safe_yaml",
-                                  "sensor.schema", "sensor.watch"]
+    assert out.stdout.split() == ["sensor", "sensor.config", "sensor.errors", "sensor.kernel",
+                                  "sensor.kernel.hooks", "sensor.safe_yaml", "sensor.schema", "sensor.watch"]
+
+
+def test_rule_paths_resolve_default_and_forgive_only_the_absent_local_directory(monkeypatch, tmp_path):
+    """`default` is the shipped set; rules.d may be absent; another missing path stays, to fail loudly."""
+    monkeypatch.setattr(config, "LOCAL_RULES", str(tmp_path / "rules.d"))
+    settings = loads(f"rules: {{paths: [default, {tmp_path}/rules.d, /srv/absent]}}")
+    assert config.rule_paths(settings) == [ROOT / "rules", Path("/srv/absent")]
+    (tmp_path / "rules.d").mkdir()
+    assert config.rule_paths(settings) == [ROOT / "rules", tmp_path / "rules.d", Path("/srv/absent")]
