@@ -264,7 +264,9 @@ static void removals(long n, long m)
 		row_end("rmdir", "dirfd", c, 0);
 		char *d = text("%s/directory-link/made-%ld", directory, i);
 		must(unlink(d), d);
-		row_end("unlink", "directory-link", text("%s/real-directory/made-%ld", directory, i), 0);
+		row("unlink", "directory-link", text("%s/real-directory/made-%ld", directory, i), 0);
+		json_str("argument", d);
+		json_close('}');
 	}
 }
 

@@ -1,0 +1,458 @@
+"""The real sensor as a child process, its documents and metrics, and workloads that print their truth.
+
+Nothing here imports the sensor's own decoder or encoder: what the tests compare with a workload's
+truth is what a user reads from the output.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+from typing_extensions import Self
+
+Document = dict[str, Any]
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKLOADS = ROOT / "tests" / "workloads"
+CFLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread")
+READY_SECONDS = 60.0
+
+
+# --- workloads -----------------------------------------------------------------------------------
+
+
+class Workloads:
+    """Compiles tests/workloads/*.c when first asked for, and runs them."""
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+
+    def program(self, name: str) -> Path:
+        """The compiled workload; its name carries the hash of its sources."""
+        source, header = WORKLOADS / f"{name}.c", WORKLOADS / "workload.h"
+        digest = hashlib.sha256(
+            b"\0".join((source.read_bytes(), header.read_bytes(), *map(str.encode, CFLAGS)))
+        )
+        target = self._cache / f"{name}-{digest.hexdigest()[:12]}"
+        if not target.exists():
+            part = target.with_name(f"{target.name}.{os.getpid()}")
+            subprocess.run(["gcc", *CFLAGS, "-o", part, source], check=True, timeout=120)
+            part.rename(target)
+        return target
+
+    def run(self, name: str, *arguments: object, timeout: float = 120) -> Document:
+        """Run a workload; its truth, texts decoded as the sensor's documents hold them."""
+        done = subprocess.run(
+            [self.program(name), *map(str, arguments)], capture_output=True, timeout=timeout, check=False
+        )
+        assert done.returncode == 0, (
+            f"workload {name}: {done.returncode} {done.stderr.decode(errors='replace')}"
+        )
+        truth = _from_bytes(json.loads(done.stdout))
+        assert isinstance(truth, dict)
+        return truth
+
+
+def _from_bytes(value: Any) -> Any:
+    """Workloads write each byte as one code point."""
+    if isinstance(value, str):
+        return value.encode("latin-1").decode("utf-8", "surrogateescape")
+    if isinstance(value, list):
+        return [_from_bytes(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _from_bytes(item) for key, item in value.items()}
+    return value
+
+
+# --- documents -----------------------------------------------------------------------------------
+
+
+def get(document: Document, key: str, default: Any = None) -> Any:
+    """Value at a dotted key."""
+    node: Any = document
+    for name in key.split("."):
+        if not isinstance(node, dict) or name not in node:
+            return default
+        node = node[name]
+    return node
+
+
+def action(document: Document) -> str:
+    return str(get(document, "event.action"))
+
+
+def flags(document: Document) -> set[str]:
+    return set(get(document, "sensor.flags", ()))
+
+
+def octal(value: int | str | None) -> int | None:
+    """Mode bits, however the document writes them: ECS has octal text."""
+    return int(value, 8) if isinstance(value, str) else value
+
+
+def parse_line(line: bytes) -> Document:
+    """One output line. The escapes that sensor.escaped lists are undone, as docs/fields.md describes them."""
+    document = json.loads(line)
+    assert isinstance(document, dict), line
+    for key in get(document, "sensor.escaped", ()):
+        *parents, last = key.split(".")
+        node: Any = document
+        for name in parents:
+            node = node[int(name) if isinstance(node, list) else name]
+        place = int(last) if isinstance(node, list) else last
+        node[place] = re.sub(
+            r"\\(?:\\|x([0-9a-f]{2}))",
+            lambda hit: chr(0xDC00 + int(hit[1], 16)) if hit[1] else "\\",
+            node[place],
+        )
+    return document
+
+
+def of_kind(documents: Iterable[Document], *actions: str) -> list[Document]:
+    return [d for d in documents if action(d) in actions and get(d, "event.kind") == "event"]
+
+
+def alerts(documents: Iterable[Document]) -> list[Document]:
+    return [d for d in documents if get(d, "event.kind") == "alert"]
+
+
+# --- the sensor ----------------------------------------------------------------------------------
+
+
+def command(*arguments: object) -> list[str]:
+    script = Path(sys.executable).with_name("sensor")
+    head = [str(script)] if script.exists() else [sys.executable, "-m", "sensor.cli"]
+    return [*head, *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+
+
+def run_command(
+    *arguments: object, timeout: float = 60, user: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run one command of the sensor to its end."""
+    return subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        cwd="/",
+        timeout=timeout,
+        check=False,
+        env=environment(),
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(check: Callable[[], Any], seconds: float, what: str, pause: float = 0.05) -> Any:
+    """The first true result of *check*."""
+    end = time.monotonic() + seconds
+    while True:
+        if result := check():
+            return result
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(pause)
+
+
+class Sensor:
+    """One `sensor run`, relocated into *directory*. A context manager: entering waits until it is ready."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *arguments: object,
+        settings: str = "",
+        output: str | None = None,
+        events: str = "all",
+        prefix: Sequence[str] = (),
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.output = Path(output or directory / "events.jsonl")
+        self.port = free_port()
+        config = directory / "sensor.yaml"
+        config.write_text(f"state_dir: {directory}/state\nrun_dir: {directory}/run\n{settings}")
+        self.arguments = [
+            *prefix,
+            *command(
+                "run",
+                "-c",
+                config,
+                "--events",
+                events,
+                "-o",
+                self.output,
+                "--metrics",
+                f"127.0.0.1:{self.port}",
+                *arguments,
+            ),
+        ]
+        self.process: subprocess.Popen[bytes] | None = None
+        self._documents: list[Document] = []
+        self._offset = 0
+        self._rest = b""
+
+    # -- life --
+
+    def start(self) -> Sensor:
+        with (self.directory / "stderr").open("wb") as errors, (self.directory / "stdout").open("wb") as out:
+            self.process = subprocess.Popen(
+                self.arguments,
+                stdout=out,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+                env=environment(),
+                cwd="/",
+            )
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def stderr(self) -> str:
+        return (self.directory / "stderr").read_text(errors="replace")
+
+    def probe(self, path: str) -> tuple[int, str]:
+        """HTTP status and body of a path of the metrics server; status 0 where nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as reply:
+                return reply.status, reply.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode(errors="replace")
+        except OSError:
+            return 0, ""
+
+    def is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (
+            f"the sensor ended with {self.process.returncode}: {self.stderr()}"
+        )
+        return self.probe("/-/ready")[0] == 200
+
+    def wait_ready(self, seconds: float = READY_SECONDS) -> Sensor:
+        wait_until(self.is_ready, seconds, f"ready: {self.stderr()}", 0.1)
+        return self
+
+    def stop(self, seconds: float = 20) -> str:
+        """SIGTERM, a clean end, no programs left; returns stderr."""
+        assert self.process is not None
+        owned = set(owned_programs([self.pid]))
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            status = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        assert status == 0, f"exit status {status}: {self.stderr()}"
+        wait_until(lambda: not owned & set(program_ids()), 2, "programs detached after a clean stop")
+        return self.stderr()
+
+    def kill(self) -> None:
+        """For clean-up only."""
+        if self.process is not None and self.process.poll() is None:
+            for pid in (*children(self.pid), self.pid):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            self.process.wait(10)
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start().wait_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if kind is None and self.process is not None and self.process.poll() is None:
+            self.stop()
+        self.kill()
+
+    # -- what it says --
+
+    def documents(self) -> list[Document]:
+        """All documents so far; the last line may still be in the writing."""
+        if self.output.exists():
+            with self.output.open("rb") as file:
+                file.seek(self._offset)
+                data = self._rest + file.read()
+                self._offset = file.tell()
+            *lines, self._rest = data.split(b"\n")
+            self._documents.extend(parse_line(line) for line in lines)
+        return self._documents
+
+    def wait_for(
+        self, check: Callable[[Document], bool], since: int = 0, seconds: float = 10, what: str = "a document"
+    ) -> Document:
+        """The first document from index *since* on that passes."""
+        return wait_until(
+            lambda: next((d for d in self.documents()[since:] if check(d)), None), seconds, what
+        )
+
+    def settle(self, since: int = 0) -> None:
+        """Returns when everything that happened before the call is in the output.
+
+        Both rings keep their order, so a marker in each that has arrived says that all before it has.
+        """
+        mark = f"marker-{uuid.uuid4().hex}"
+        path = self.directory / mark
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        subprocess.run(["/bin/true", mark], check=True)
+        path.unlink()
+        self.wait_for(
+            lambda d: action(d) == "process-exec" and mark in get(d, "process.args", ()),
+            since,
+            20,
+            "exec marker",
+        )
+        self.wait_for(
+            lambda d: action(d) == "file-open" and get(d, "file.path", "").endswith(mark),
+            since,
+            20,
+            "open marker",
+        )
+
+    def watch(self, act: Callable[[], Any]) -> tuple[Any, list[Document]]:
+        """Do something; its result, and the documents from its beginning until all of it has arrived."""
+        since = len(self.documents())
+        result = act()
+        self.settle(since)
+        return result, self.documents()[since:]
+
+    def metrics(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        """Samples by name and sorted labels."""
+        status, text = self.probe("/metrics")
+        assert status == 200, text
+        return {
+            (s.name, tuple(sorted(s.labels.items()))): s.value
+            for family in text_string_to_metric_families(text)
+            for s in family.samples
+        }
+
+    def total(self, name: str, **labels: str) -> float:
+        """Sum of a metric's samples that carry these labels."""
+        return sum(
+            value
+            for (sample, pairs), value in self.metrics().items()
+            if sample == name and labels.items() <= dict(pairs).items()
+        )
+
+    # -- its processes --
+
+    def engine(self) -> int:
+        """Pid of the engine: the child that is not root."""
+
+        def find() -> int | None:
+            return next(
+                (pid for pid in children(self.pid) if status_of(pid).get("Uid", "0").split()[0] != "0"), None
+            )
+
+        pid = wait_until(find, 15, "an engine without root")
+        assert isinstance(pid, int)
+        return pid
+
+
+def children(pid: int) -> list[int]:
+    """Descendants of a process, direct ones first."""
+    try:
+        direct = [
+            int(word)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for word in (task / "children").read_text().split()
+        ]
+    except OSError:
+        return []
+    return direct + [deeper for child in direct for deeper in children(child)]
+
+
+def status_of(pid: int) -> dict[str, str]:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    """What each descriptor of a process leads to."""
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found[int(entry.name)] = os.readlink(entry)
+        except OSError:
+            continue
+    return found
+
+
+# --- programs in the kernel ----------------------------------------------------------------------
+
+_SYS_BPF = 321
+_PROG_GET_NEXT_ID = 11
+
+
+def program_ids() -> Iterator[int]:
+    """Ids of all BPF programs in the kernel, asked from the kernel itself."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    attribute = (ctypes.c_uint32 * 32)()
+    current = 0
+    while True:
+        attribute[0] = current
+        if libc.syscall(_SYS_BPF, _PROG_GET_NEXT_ID, ctypes.byref(attribute), ctypes.sizeof(attribute)) < 0:
+            return
+        current = attribute[1]
+        yield current
+
+
+def owned_programs(pids: Iterable[int]) -> Iterator[int]:
+    """Ids of programs that these processes hold, directly or through a link."""
+    for pid in pids:
+        try:
+            entries = list(Path(f"/proc/{pid}/fdinfo").iterdir())
+        except OSError:
+            continue
+        for entry in entries:
+            try:
+                yield from map(int, re.findall(r"^prog_id:\s*(\d+)", entry.read_text(), re.MULTILINE))
+            except OSError:
+                continue
+
+
+def stray_programs(before: Iterable[int]) -> set[int]:
+    """Programs that were not there before and that no living process holds: what a crash has left behind.
+
+    Somebody else may load programs while the tests run; those have a living owner.
+    """
+    everybody = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    new = set(program_ids()) - set(before)
+    return new - set(owned_programs(everybody)) if new else new

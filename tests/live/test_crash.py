@@ -1,0 +1,156 @@
+"""Each of the three processes killed with SIGKILL: nothing stays in the kernel, and the engine comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.harness import (
+    Sensor,
+    action,
+    children,
+    get,
+    owned_programs,
+    program_ids,
+    stray_programs,
+    wait_until,
+)
+
+DETACH_SECONDS = 2.0
+RESTART_SECONDS = 10.0
+
+
+@pytest.fixture
+def before() -> set[int]:
+    return set(program_ids())
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Sensor]:
+    """A sensor of this test alone; always gone afterwards."""
+    sensor = Sensor(tmp_path / "sensor")
+    try:
+        yield sensor
+    finally:
+        sensor.kill()
+
+
+def _alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
+
+
+def test_kill_of_the_engine_leaves_the_programs_and_it_restarts(own: Sensor, before: set[int]) -> None:
+    """The same programs stay attached; a new engine reads on within ten seconds and says so."""
+    own.start().wait_ready()
+    attached = set(owned_programs([own.pid]))
+    assert attached
+    assert attached.isdisjoint(before)
+    for _ in range(2):
+        engine, since, killed = own.engine(), len(own.documents()), time.monotonic()
+        os.kill(engine, signal.SIGKILL)
+        mark = f"after-{engine}"
+
+        def seen(mark: str = mark, since: int = since) -> bool:
+            subprocess.run(["/bin/true", mark], check=True)
+            return any(mark in get(d, "process.args", ()) for d in own.documents()[since:])
+
+        wait_until(seen, RESTART_SECONDS, "events after the restart of the engine", 0.2)
+        assert time.monotonic() - killed <= RESTART_SECONDS
+        assert own.engine() != engine
+        assert set(owned_programs([own.pid])) == attached
+        own.wait_for(
+            lambda d: action(d) == "sensor-state" and get(d, "sensor.state") == "engine_restart",
+            since,
+            RESTART_SECONDS,
+            "a document about the restart",
+        )
+    wait_until(own.is_ready, RESTART_SECONDS, "ready again")
+    own.stop()
+    wait_until(
+        lambda: not stray_programs(before), DETACH_SECONDS, "the programs of before, after a clean stop"
+    )
+    assert attached.isdisjoint(program_ids())
+
+
+def test_processes_older_than_the_new_engine_are_still_known(own: Sensor) -> None:
+    """A restarted engine knows the programs that were started before it."""
+    own.start().wait_ready()
+    shell = subprocess.Popen(["/bin/sh", "-c", "read line; /bin/true after-restart"], stdin=subprocess.PIPE)
+    try:
+        own.settle()
+        engine = own.engine()
+        os.kill(engine, signal.SIGKILL)
+        wait_until(
+            lambda: own.engine() != engine and own.probe("/-/ready")[0] == 200, RESTART_SECONDS, "ready again"
+        )
+        since = len(own.documents())
+        assert shell.stdin is not None
+        shell.stdin.write(b"go\n")
+        shell.stdin.close()
+        shell.wait()
+        seen = own.wait_for(
+            lambda d: (
+                get(d, "process.args") == ["/bin/true", "after-restart"] and action(d) == "process-exec"
+            ),
+            since,
+            5,
+            "exec after the restart",
+        )
+    finally:
+        shell.kill()
+        shell.wait()
+    if get(seen, "process.pid") != shell.pid:  # the shell forked
+        assert get(seen, "process.parent.pid") == shell.pid
+        assert get(seen, "process.parent.command_line", "").startswith("/bin/sh -c read line")
+    assert get(seen, "process.parent.entity_id")
+
+
+def test_kill_of_the_supervisor_detaches_everything(own: Sensor, before: set[int]) -> None:
+    """The kernel drops the programs within two seconds, and no process of the sensor stays behind."""
+    own.start().wait_ready()
+    attached, family = set(owned_programs([own.pid])), children(own.pid)
+    assert attached
+    assert family
+    os.kill(own.pid, signal.SIGKILL)
+    assert own.process is not None
+    own.process.wait()
+    wait_until(lambda: attached.isdisjoint(program_ids()), DETACH_SECONDS, "our programs gone")
+    wait_until(lambda: not [pid for pid in family if _alive(pid)], 5, "the engine gone")
+    assert stray_programs(before) == set()
+
+
+def test_kill_of_the_loader_leaves_nothing_and_is_said(own: Sensor, before: set[int]) -> None:
+    """Killed in the middle of compiling: the supervisor names what failed, and no program stays."""
+    own.start()
+
+    def loader() -> int | None:
+        for pid in children(own.pid):
+            try:
+                if "libbcc" in Path(f"/proc/{pid}/maps").read_text():
+                    return pid
+            except OSError:
+                continue
+        return None
+
+    pid = wait_until(loader, 20, "a loader with the compiler in it", 0.005)
+    os.kill(pid, signal.SIGKILL)
+    assert own.process is not None
+
+    def decided() -> bool:
+        return own.process is not None and (own.process.poll() is not None or own.probe("/-/ready")[0] == 200)
+
+    wait_until(decided, 60, "an end or a recovery", 0.1)
+    if own.process.returncode is None:
+        own.stop()
+    else:
+        assert own.process.returncode in (1, 3)
+        wait_until(lambda: not stray_programs(before), DETACH_SECONDS, "no programs after the failed start")
+    assert "loader" in own.stderr()
+    assert "Traceback" not in own.stderr()
+    assert stray_programs(before) == set()

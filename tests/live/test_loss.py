@@ -1,0 +1,116 @@
+"""A flood that the ring can't hold: every lost record is counted, said, and accounted for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from tests.live.harness import Sensor, Workloads, action, get, of_kind, wait_until
+
+FLOOD = 1_000_000
+EXECS = 101
+
+
+@pytest.fixture(scope="module")
+def flooded(workloads: Workloads, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A sensor with a ring of 64 KiB after a million opens for writing and 101 executions in between."""
+    place = tmp_path_factory.mktemp("flood").resolve()
+    settings = "limits:\n  ring_kib: 64\n"
+    with Sensor(tmp_path_factory.mktemp("small-ring"), settings=settings) as sensor:
+        truth = workloads.run("flood", place, FLOOD, 4, EXECS)
+        ended = time.monotonic()
+        sensor.wait_for(lambda d: action(d) == "sensor-loss", 0, 5, "a loss document")
+        heard = time.monotonic() - ended
+        wait_until(lambda: _identity(sensor), 15, "emitted = received + lost", 0.25)
+        yield SimpleNamespace(sensor=sensor, truth=truth, heard=heard, documents=list(sensor.documents()))
+
+
+def _counts(sensor: Sensor, **labels: str) -> tuple[float, float, float]:
+    """Emitted, received, lost in the kernel, of one scrape."""
+    metrics = sensor.metrics()
+
+    def total(name: str, **wanted: str) -> float:
+        return sum(
+            value
+            for (sample, pairs), value in metrics.items()
+            if sample == name and {**labels, **wanted}.items() <= dict(pairs).items()
+        )
+
+    return (
+        total("sensor_events_emitted_total"),
+        total("sensor_events_received_total"),
+        total("sensor_events_lost_total", stage="kernel_ringbuf"),
+    )
+
+
+def _identity(sensor: Sensor) -> bool:
+    emitted, received, lost = _counts(sensor)
+    return emitted == received + lost and lost > 0
+
+
+def test_emitted_is_received_plus_lost_after_a_million_events(flooded: SimpleNamespace) -> None:
+    """Exactly, in total and for the type that flooded; and the flood was one."""
+    assert flooded.truth["opens"] == FLOOD
+    wait_until(lambda: _identity(flooded.sensor), 10, "emitted = received + lost", 0.25)
+    emitted, received, lost = _counts(flooded.sensor, type="file_open")
+    assert emitted >= FLOOD
+    assert lost > FLOOD // 100
+    assert emitted == received + lost
+
+
+def test_opens_missing_in_the_output_are_not_more_than_the_loss_counted(flooded: SimpleNamespace) -> None:
+    """The workload's own count: what it did is in the documents or in the counter."""
+    processes = set(flooded.truth["processes"])
+    seen = len([d for d in of_kind(flooded.documents, "file-open") if get(d, "process.pid") in processes])
+    _, _, lost = _counts(flooded.sensor, type="file_open")
+    elsewhere = flooded.sensor.total("sensor_events_lost_total", stage="output")
+    assert 0 < seen < FLOOD
+    assert FLOOD - seen <= lost + elsewhere
+
+
+def test_loss_is_a_document_within_a_second(flooded: SimpleNamespace) -> None:
+    """event.action sensor-loss, with number, type and stage, as soon as the flood is over or earlier."""
+    losses = [d for d in flooded.documents if action(d) == "sensor-loss"]
+    assert losses
+    assert flooded.heard <= 1.0
+    for d in losses:
+        assert get(d, "sensor.loss.count") > 0
+        assert get(d, "sensor.loss.stage")
+        assert get(d, "sensor.loss.type")
+        assert get(d, "event.kind") == "state"
+
+
+def test_loss_documents_add_up_to_the_metric(flooded: SimpleNamespace) -> None:
+    """Nothing is lost without a document that says so."""
+
+    def same() -> bool:
+        said = sum(
+            get(d, "sensor.loss.count")
+            for d in flooded.sensor.documents()
+            if action(d) == "sensor-loss" and get(d, "sensor.loss.stage") == "kernel_ringbuf"
+        )
+        return bool(said == _counts(flooded.sensor)[2])
+
+    assert wait_until(same, 5, "the documents' sum is the metric's value", 0.25)
+
+
+def test_executions_during_the_flood_are_all_seen(flooded: SimpleNamespace) -> None:
+    """Process events have a ring of their own: 101 of 101 starts, programs and ends."""
+    flooded.sensor.settle(len(flooded.documents))
+    documents, pids = flooded.sensor.documents(), flooded.truth["execs"]
+    assert len(set(pids)) == EXECS
+    for wanted in ("process-exec", "process-exit"):
+        assert [
+            get(d, "process.pid") for d in of_kind(documents, wanted) if get(d, "process.pid") in pids
+        ] == pids
+    forked = [get(d, "process.child.pid") for d in of_kind(documents, "process-fork")]
+    assert [pid for pid in forked if pid in pids] == pids
+
+
+def test_sensor_is_well_after_the_flood(flooded: SimpleNamespace) -> None:
+    """Ready, and what happens now is seen."""
+    assert flooded.sensor.probe("/-/ready")[0] == 200
+    flooded.sensor.settle(len(flooded.sensor.documents()))
