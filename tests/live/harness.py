@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
-from typing_extensions import Self
 
 Document = dict[str, Any]
 
@@ -287,7 +286,7 @@ class Sensor:
                     continue
             self.process.wait(10)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Sensor:  # noqa: PYI034  typing.Self is newer than the oldest Python
         try:
             return self.start().wait_ready()
         except BaseException:
@@ -316,9 +315,11 @@ class Sensor:
         self, check: Callable[[Document], bool], since: int = 0, seconds: float = 10, what: str = "a document"
     ) -> Document:
         """The first document from index *since* on that passes."""
-        return wait_until(
-            lambda: next((d for d in self.documents()[since:] if check(d)), None), seconds, what
-        )
+        def find() -> Document | None:
+            return next((d for d in self.documents()[since:] if check(d)), None)
+
+        found: Document = wait_until(find, seconds, what)
+        return found
 
     def settle(self, since: int = 0) -> None:
         """Returns when everything that happened before the call is in the output.
