@@ -1,0 +1,5 @@
+"""``python -m sensor``."""
+
+from sensor.cli import main
+
+main()
