@@ -1,0 +1,43 @@
+"""Alert documents: the event that a rule matched, and the rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sensor.rules.model import Rule
+
+Document = dict[str, Any]
+
+
+def alert(document: Document, rule: Rule) -> Document:
+    """A new document: *document* with ``event.kind: alert`` and the rule's part added.
+
+    ``event.id`` stays the event's, so that an alert leads back to it. Tags and techniques that
+    the document has already (it may come from another sensor's recording) are kept in front.
+    """
+    made = dict(document)
+    made["event"] = {**_dict(document.get("event")), "kind": "alert"}
+    about: Document = {"id": rule.id, "name": rule.name, "level": rule.level}
+    if rule.description:
+        about["description"] = rule.description
+    if rule.references:
+        about["reference"] = list(rule.references)
+    made["rule"] = {key: value for key, value in about.items() if value}
+    if rule.techniques:
+        threat = _dict(document.get("threat"))
+        technique = _dict(threat.get("technique"))
+        identifiers = _merged(technique.get("id"), rule.techniques)
+        made["threat"] = {**threat, "technique": {**technique, "id": identifiers}}
+    if rule.tags:
+        made["tags"] = _merged(document.get("tags"), rule.tags)
+    return made
+
+
+def _dict(value: Any) -> Document:
+    return value if isinstance(value, dict) else {}
+
+
+def _merged(present: Any, added: tuple[str, ...]) -> list[Any]:
+    """What is present, whatever its shape, and the added texts, each once."""
+    before = list(present) if isinstance(present, (list, tuple)) else [] if present is None else [present]
+    return [*before, *(item for item in dict.fromkeys(added) if item not in before)]

@@ -1,0 +1,202 @@
+"""The engine's middle: a record in, its document and alerts out.
+
+No clock, no socket, no file: whoever drives it says what time it is and what to do with what comes
+out. The same object serves the live stream (``feed``) and recordings (``feed_document``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sensor.alerts import alert
+from sensor.document import Builder, Document
+from sensor.kernel.decode import Record
+from sensor.process.model import Process
+from sensor.process.table import ProcessTable
+from sensor.rules.model import Rule
+from sensor.schema import BY_NAME, EVENTS, Flag
+from sensor.sequences import Sequences
+from sensor.watch import WatchList
+
+#: Where a loss happened: values of ``sensor.loss.stage``.
+STAGE_RING = "kernel_ringbuf"
+
+_OPEN = BY_NAME["file_open"].id
+_LOSS = BY_NAME["sensor_loss"].id
+_STATE = BY_NAME["sensor_state"].id
+_PATH_INDEX = next(index for index, item in enumerate(BY_NAME["file_open"].fields) if item.name == "path")
+# An open with one of these is reported for more than its name. A cut path can't be held against a
+# pattern, and a hard link to a watched file has another name on purpose.
+_KEEP = Flag.CREATED | Flag.TRUNC | Flag.WRITE | Flag.PATH_CUT | Flag.WATCHED_INODE
+# No ring of the kernel has this number: the sensor's own events are numbered here.
+_OWN_RING = 255
+
+_NAMES = {event.id: event.name for event in EVENTS}
+
+Notice = tuple[Document, list[Document]]
+
+
+class Rules(Protocol):
+    """What the pipeline needs of a matcher."""
+
+    @property
+    def actions(self) -> frozenset[str]:
+        """Values of ``event.action`` that some rule wants."""
+
+    def match(self, document: Mapping[str, Any]) -> Sequence[Rule]:
+        """The rules that match; never raises on a mapping."""
+
+
+def _per_event() -> dict[str, int]:
+    return {event.name: 0 for event in EVENTS}
+
+
+@dataclass(slots=True)
+class Counters:
+    """What went through, in plain numbers. Keys are closed sets, but for rule ids and processors."""
+
+    received: dict[str, int] = field(default_factory=_per_event)  # records, by event name
+    documents: int = 0
+    replayed: int = 0  # documents from recordings
+    filtered: dict[str, int] = field(default_factory=_per_event)  # in user space, by event name
+    truncated: dict[str, int] = field(default_factory=_per_event)  # records with a text cut at its cap
+    dropped: dict[str, int] = field(default_factory=lambda: {"duplicate_exit": 0})  # by reason
+    alerts: int = 0
+    matches: dict[str, int] = field(default_factory=dict)  # by rule id
+    lost: dict[str, int] = field(default_factory=dict)  # records, by stage
+    gaps: dict[int, int] = field(default_factory=dict)  # gaps in sequence numbers, by processor
+
+
+class Pipeline:
+    """Enriches, matches and accounts. One thread's."""
+
+    def __init__(self, matcher: Rules, table: ProcessTable | None = None, builder: Builder | None = None, *,
+                 all_events: bool = False, watch: WatchList | None = None,
+                 first_sequence: int | None = None) -> None:
+        """Put the parts together.
+
+        Args:
+            matcher: The rules.
+            table: Processes; with *builder*, needed for ``feed`` and notices, not for replay.
+            builder: Makes documents of records; reads the same *table*.
+            all_events: Documents of all events are wanted, not only of those that rules look at.
+            watch: Reads of other files are dropped; None keeps every read that the kernel let through.
+            first_sequence: The number that every ring and processor begins with, where the rings are new.
+        """
+        self.counters = Counters()
+        self.sequences = Sequences(first_sequence)
+        self.table = table
+        self.builder = builder
+        self.watch = watch
+        self._all_events = all_events
+        self._own_sequence = 0
+        self.use(matcher)
+
+    def use(self, matcher: Rules) -> None:
+        """Go on with other rules, from the next event on."""
+        self.matcher = matcher
+        actions = matcher.actions
+        self._wanted = frozenset(event.id for event in EVENTS if self._all_events or event.action in actions)
+
+    # Live ----------------------------------------------------------------------------------------
+
+    def feed(self, record: Record) -> tuple[Document | None, list[Document]]:
+        """Take in one record.
+
+        Returns:
+            (document, alerts). The document is None where nobody wants one: no rule looks at this
+            event and not all events are wanted, or the event was dropped, which is counted.
+        """
+        table, builder = self.table, self.builder
+        if table is None or builder is None:
+            raise TypeError("a pipeline without process table and builder takes documents, not records")
+        kind = record.type
+        name = _NAMES[kind]
+        self.counters.received[name] += 1
+        self.sequences.saw(record.ring, record.cpu, record.seq, record.time_ns)
+        process = table.apply(record)
+        if record.flags & Flag.TRUNCATED:
+            self.counters.truncated[name] += 1
+        if process is None:
+            self.counters.dropped["duplicate_exit"] += 1
+            return None, []
+        if kind == _OPEN and self._unwatched(record):
+            self.counters.filtered[name] += 1
+            return None, []
+        if kind not in self._wanted:
+            return None, []
+        return self._document(record, process)
+
+    def feed_document(self, document: Document) -> list[Document]:
+        """Take in one document of a recording; gives its alerts."""
+        self.counters.replayed += 1
+        return self._alerts(document)
+
+    # The sensor's own events ---------------------------------------------------------------------
+
+    def notices(self, now_ns: int) -> list[Notice]:
+        """Documents and alerts for the gaps that have come to light. Call it with every batch.
+
+        A gap is told once, about 0.1 s after it was seen; *now_ns* is CLOCK_BOOTTIME.
+        """
+        told = []
+        for gap in self.sequences.settled(now_ns):
+            self.counters.gaps[gap.cpu] = self.counters.gaps.get(gap.cpu, 0) + 1
+            told.append(self.loss(gap.count, gap.first, gap.last, now_ns=now_ns, cpu=gap.cpu))
+        return told
+
+    def loss(self, count: int, first: int = 0, last: int = 0, *, now_ns: int, stage: str = STAGE_RING,
+             event: str = "all", cpu: int | None = None) -> Notice:
+        """The document (and alerts) of records lost, also counted by stage.
+
+        Args:
+            count: How many.
+            first: First lost sequence number, and *last* the last; 0 where they were only counted.
+            last: See *first*. ``last - first + 1`` exceeds *count* where gaps were told together.
+            now_ns: CLOCK_BOOTTIME.
+            stage: Where: see the event table.
+            event: Event name, or ``all``.
+            cpu: Processor, where known.
+        """
+        self.counters.lost[stage] = self.counters.lost.get(stage, 0) + count
+        return self._own(_LOSS, (count, first, last, stage, event), now_ns, cpu=cpu)
+
+    def state(self, state: str, detail: str, *, now_ns: int) -> Notice:
+        """The document (and alerts) of a change of the sensor itself; *detail* is one sentence."""
+        return self._own(_STATE, (state, detail), now_ns)
+
+    # Inside --------------------------------------------------------------------------------------
+
+    def _unwatched(self, record: Record) -> bool:
+        return (self.watch is not None and not record.flags & _KEEP
+                and not self.watch.matches(record.values[_PATH_INDEX]))
+
+    def _document(self, record: Record, process: Process) -> tuple[Document, list[Document]]:
+        assert self.builder is not None
+        document = self.builder.build(record, process)
+        self.counters.documents += 1
+        return document, self._alerts(document)
+
+    def _alerts(self, document: Document) -> list[Document]:
+        rules = self.matcher.match(document)
+        if not rules:
+            return []
+        counters = self.counters
+        for rule in rules:
+            counters.matches[rule.id] = counters.matches.get(rule.id, 0) + 1
+        counters.alerts += len(rules)
+        return [alert(document, rule) for rule in rules]
+
+    def _own(self, kind: int, values: tuple[Any, ...], now_ns: int, *, cpu: int | None = None) -> Notice:
+        if self.builder is None:
+            raise TypeError("a pipeline without a builder makes no documents of its own")
+        self._own_sequence += 1
+        self.counters.received[_NAMES[kind]] += 1
+        record = Record(kind, 0, self._own_sequence, now_ns, 0, 0, 0, 0, 0, 0, 0, 0, values, _OWN_RING)
+        document = self.builder.build_own(record)
+        if cpu is not None:
+            document.setdefault("sensor", {})["cpu"] = cpu
+        self.counters.documents += 1
+        return document, self._alerts(document)
