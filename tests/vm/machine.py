@@ -25,7 +25,8 @@ KERNEL_ARGUMENTS = (
     "sysctl.kernel.watchdog_thresh=30 "
     # Without bpf in this list an LSM program loads, attaches, and is never called.
     "lsm=landlock,lockdown,yama,apparmor,bpf "
-    "systemd.show_status=0 systemd.machine_id=73656e736f722d766d2d67756573740a net.ifnames=0")
+    # There is no udev: a getty would wait 90 s for its device.
+    "systemd.getty_auto=0 systemd.show_status=0 systemd.machine_id=73656e736f722d766d2d67756573740a net.ifnames=0")
 BAD = re.compile(r"Kernel panic|Oops[: ]|BUG: |WARNING: CPU|general protection fault|soft lockup|rcu: INFO:|"
                  r"blocked for more than|Out of memory: Killed|unchecked MSR access error")
 

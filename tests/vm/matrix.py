@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.vm import images
@@ -37,6 +38,7 @@ class GuestTest:
 TESTS = (
     GuestTest("smoke", "python3 smoke.py", "What this kernel offers; BCC compiles without headers.",
               seconds=240),
+    GuestTest("probes", "python3 probes.py", "Every program of every family loads and attaches.", seconds=240),
     GuestTest("systemd", "sh systemd.sh", "systemd reaches multi-user and runs a unit.", mode="systemd"),
     GuestTest("fault-crash", "echo c > /proc/sysrq-trigger", "A panic is seen.", expect="Kernel panic"),
     GuestTest("fault-status", "exit 7", "A failing guest test is seen.", kernels=NEWEST, expect="status 7"),
@@ -154,15 +156,16 @@ def failures(done: dict[Job, Boot]) -> str:
     return "\n".join(out)
 
 
-def offers(done: dict[Job, Boot]) -> str:
-    """The table capability by kernel that the smoke test reports."""
-    found = {job.label: boot.results["smoke"].data for job, boot in done.items()
-             if "smoke" in boot.results and boot.results["smoke"].data}
+def by_kernel(test: str, title: str, done: dict[Job, Boot]) -> str:
+    """The table of what *test* left as data: one column for each kernel."""
+    found = {job.label: boot.results[test].data for job, boot in done.items()
+             if test in boot.results and boot.results[test].data}
     if not found:
         return ""
     names = list(dict.fromkeys(name for data in found.values() for name in data))
     rows = [[name, *(str(data.get(name, "-")) for data in found.values())] for name in names]
-    return table([["offers", *found], *rows])
+    return table([[title, *found], *rows])
 
 
-REPORTS: tuple[Callable[[dict[Job, Boot]], str], ...] = (offers,)
+REPORTS: tuple[Callable[[dict[Job, Boot]], str], ...] = (
+    partial(by_kernel, "smoke", "the kernel offers"), partial(by_kernel, "probes", "event: hooks attached"))

@@ -1,0 +1,77 @@
+"""The sensor's own loader puts every family into this kernel; says which program failed, with the verifier's log.
+
+Whatever holds the descriptors goes with this process, so nothing may be left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from sensor.kernel import bpf, plan
+from sensor.kernel.hooks import FAMILIES, HOOKS
+from sensor.schema import BY_NAME
+
+
+def load() -> list[dict[str, Any]]:
+    """Run the loader with every family, optional ones too; returns its messages, descriptors still open."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    cpus = plan.possible_cpus(Path("/sys/devices/system/cpu/possible").read_text())
+    wanted = plan.Plan((1 << 20, 4 << 20), tuple(family.name for family in FAMILIES), plan.MEMORY_CAP, cpus)
+    here.send(wanted.dump())
+    with subprocess.Popen([sys.executable, "-m", "sensor.kernel.loader", str(there.fileno())],
+                          pass_fds=[there.fileno()]) as child:
+        there.close()
+        messages = []
+        while True:
+            data, _, _, _ = socket.recv_fds(here, 1 << 18, 253)
+            if not data:
+                break
+            messages.append(json.loads(data))
+        child.wait()
+    return messages
+
+
+def main() -> int:
+    before = bpf.program_ids()
+    start = time.monotonic()
+    messages = load()
+    seconds = time.monotonic() - start
+    attached: Counter[str] = Counter()
+    reasons: list[str] = []
+    verified = 0
+    for message in messages:
+        if message["kind"] == "family":
+            attached.update(program["event"] for program in message["programs"])
+            verified = max([verified, *(program["verified"] for program in message["programs"])])
+            for failure in message["failures"]:
+                reasons.append(f"{message['name']}: {failure['program']} on {failure['target']}: {failure['reason']}")
+                print(f"--- {reasons[-1]}\n{failure.get('log', '')}")
+        elif message["kind"] in ("failed", "fatal"):
+            reasons.append(f"{message.get('name', 'loader')}: {message['reason']}")
+            print(f"--- {reasons[-1]}\n{message.get('log', '')}")
+        elif message["kind"] == "done":
+            print("not in this kernel:", " ".join(message["missing"]))
+    wanted = {event: len(hooks) for event, hooks in HOOKS.items()}
+    table = {event: f"{attached[event]}/{wanted[event]}" for event in wanted}
+    for event, cell in table.items():
+        print(f"  {BY_NAME[event].family:10} {event:20} {cell} hooks")
+    print(f"loaded in {seconds:.1f} s, largest program {verified} verified instructions")
+    Path(os.environ.get("VM_DATA", "/dev/null")).write_text(json.dumps(
+        {**table, "seconds to load": f"{seconds:.1f}", "most verified instructions": verified}))
+    kinds = Counter(message["kind"] for message in messages)
+    if kinds["done"] != 1 or not {*before} <= {*bpf.program_ids()}:
+        reasons.append(f"the loader's messages: {dict(kinds)}")
+    print("failed:", *(reasons or ["nothing"]), sep="\n  ")
+    return 1 if reasons else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
