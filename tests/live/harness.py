@@ -45,9 +45,7 @@ class Workloads:
     def program(self, name: str) -> Path:
         """The compiled workload; its name carries the hash of its sources."""
         source, header = WORKLOADS / f"{name}.c", WORKLOADS / "workload.h"
-        digest = hashlib.sha256(
-            b"\0".join((source.read_bytes(), header.read_bytes(), *map(str.encode, CFLAGS)))
-        )
+        digest = hashlib.sha256(b"\0".join((source.read_bytes(), header.read_bytes(), *map(str.encode, CFLAGS))))
         target = self._cache / f"{name}-{digest.hexdigest()[:12]}"
         if not target.exists():
             part = target.with_name(f"{target.name}.{os.getpid()}")
@@ -60,9 +58,7 @@ class Workloads:
         done = subprocess.run(
             [self.program(name), *map(str, arguments)], capture_output=True, timeout=timeout, check=False
         )
-        assert done.returncode == 0, (
-            f"workload {name}: {done.returncode} {done.stderr.decode(errors='replace')}"
-        )
+        assert done.returncode == 0, f"workload {name}: {done.returncode} {done.stderr.decode(errors='replace')}"
         truth = _from_bytes(json.loads(done.stdout))
         assert isinstance(truth, dict)
         return truth
@@ -144,9 +140,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
 
 
-def run_command(
-    *arguments: object, timeout: float = 60, user: int | None = None
-) -> subprocess.CompletedProcess[str]:
+def run_command(*arguments: object, timeout: float = 60, user: int | None = None) -> subprocess.CompletedProcess[str]:
     """Run one command of the sensor to its end."""
     return subprocess.run(
         command(*arguments),
@@ -253,9 +247,7 @@ class Sensor:
 
     def is_ready(self) -> bool:
         assert self.process is not None
-        assert self.process.poll() is None, (
-            f"the sensor ended with {self.process.returncode}: {self.stderr()}"
-        )
+        assert self.process.poll() is None, f"the sensor ended with {self.process.returncode}: {self.stderr()}"
         return self.probe("/-/ready")[0] == 200
 
     def wait_ready(self, seconds: float = READY_SECONDS) -> Sensor:
@@ -315,6 +307,7 @@ class Sensor:
         self, check: Callable[[Document], bool], since: int = 0, seconds: float = 10, what: str = "a document"
     ) -> Document:
         """The first document from index *since* on that passes."""
+
         def find() -> Document | None:
             return next((d for d in self.documents()[since:] if check(d)), None)
 
@@ -375,9 +368,7 @@ class Sensor:
         """Pid of the engine: the child that is not root."""
 
         def find() -> int | None:
-            return next(
-                (pid for pid in children(self.pid) if status_of(pid).get("Uid", "0").split()[0] != "0"), None
-            )
+            return next((pid for pid in children(self.pid) if status_of(pid).get("Uid", "0").split()[0] != "0"), None)
 
         pid = wait_until(find, 15, "an engine without root")
         assert isinstance(pid, int)

@@ -21,14 +21,10 @@ from tests.live.harness import Document, Sensor, action, get
 ALERT_SECONDS = 2.0
 
 
-def _alert(
-    sensor: Sensor, since: int, technique: str, check: Callable[[Document], bool], what: str
-) -> Document:
+def _alert(sensor: Sensor, since: int, technique: str, check: Callable[[Document], bool], what: str) -> Document:
     """The first alert for an ATT&CK technique that passes *check*, complete as an alert must be."""
     found = sensor.wait_for(
-        lambda d: (
-            get(d, "event.kind") == "alert" and technique in get(d, "threat.technique.id", ()) and check(d)
-        ),
+        lambda d: get(d, "event.kind") == "alert" and technique in get(d, "threat.technique.id", ()) and check(d),
         since,
         ALERT_SECONDS,
         f"alert {technique}: {what}",
@@ -73,9 +69,7 @@ def _kept_away(path: Path) -> Iterator[Path]:
             directory.rmdir()
 
 
-def test_shadow_read_below_a_web_server_alerts_with_the_whole_chain(
-    sensor: Sensor, since: int, place: Path
-) -> None:
+def test_shadow_read_below_a_web_server_alerts_with_the_whole_chain(sensor: Sensor, since: int, place: Path) -> None:
     """A shell started by nginx, and /etc/shadow opened below it."""
     nginx = place / "nginx"
     shutil.copy("/bin/bash", nginx)
@@ -216,10 +210,6 @@ def test_everyday_commands_raise_no_alert(sensor: Sensor, since: int, place: Pat
     shell = subprocess.Popen(["/bin/sh", "-c", script], cwd=place, stdout=subprocess.DEVNULL)
     shell.wait()
     sensor.settle(since)
-    own = [
-        d
-        for d in sensor.documents()[since:]
-        if shell.pid in (get(d, "process.pid"), get(d, "process.parent.pid"))
-    ]
+    own = [d for d in sensor.documents()[since:] if shell.pid in (get(d, "process.pid"), get(d, "process.parent.pid"))]
     assert len([d for d in own if action(d) == "process-exec"]) >= 7
     assert [get(d, "rule.name") for d in own if get(d, "event.kind") == "alert"] == []

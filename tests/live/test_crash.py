@@ -72,9 +72,7 @@ def test_kill_of_the_engine_leaves_the_programs_and_it_restarts(own: Sensor, bef
         )
     wait_until(own.is_ready, RESTART_SECONDS, "ready again")
     own.stop()
-    wait_until(
-        lambda: not stray_programs(before), DETACH_SECONDS, "the programs of before, after a clean stop"
-    )
+    wait_until(lambda: not stray_programs(before), DETACH_SECONDS, "the programs of before, after a clean stop")
     assert attached.isdisjoint(program_ids())
 
 
@@ -86,18 +84,14 @@ def test_processes_older_than_the_new_engine_are_still_known(own: Sensor) -> Non
         own.settle()
         engine = own.engine()
         os.kill(engine, signal.SIGKILL)
-        wait_until(
-            lambda: own.engine() != engine and own.probe("/-/ready")[0] == 200, RESTART_SECONDS, "ready again"
-        )
+        wait_until(lambda: own.engine() != engine and own.probe("/-/ready")[0] == 200, RESTART_SECONDS, "ready again")
         since = len(own.documents())
         assert shell.stdin is not None
         shell.stdin.write(b"go\n")
         shell.stdin.close()
         shell.wait()
         seen = own.wait_for(
-            lambda d: (
-                get(d, "process.args") == ["/bin/true", "after-restart"] and action(d) == "process-exec"
-            ),
+            lambda d: get(d, "process.args") == ["/bin/true", "after-restart"] and action(d) == "process-exec",
             since,
             5,
             "exec after the restart",

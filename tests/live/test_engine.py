@@ -124,8 +124,6 @@ def test_timestamps_are_the_wall_clock(sensor: Sensor) -> None:
     before = time.time()
     child, documents = sensor.watch(lambda: subprocess.Popen(["/bin/true", "clock"]).wait())
     assert child == 0
-    [seen] = [
-        d for d in of_kind(documents, "process-exec") if get(d, "process.args") == ["/bin/true", "clock"]
-    ]
+    [seen] = [d for d in of_kind(documents, "process-exec") if get(d, "process.args") == ["/bin/true", "clock"]]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", seen["@timestamp"])
     assert iso(before - 0.1) <= seen["@timestamp"][:19] <= iso(time.time() + 0.1)

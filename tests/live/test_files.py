@@ -52,9 +52,7 @@ def test_every_open_is_seen_exactly_once_in_order(ran: SimpleNamespace) -> None:
     """Real path and inode of each open for writing, whichever way the file was named or opened."""
     wanted = [(row["path"], row["inode"]) for row in _rows(ran, "open") if row["how"] not in ("deep", "long")]
     seen = [
-        (get(d, "file.path"), get(d, "file.inode"))
-        for d in _seen(ran, "file-open")
-        if get(d, "file.name") != "leaf"
+        (get(d, "file.path"), get(d, "file.inode")) for d in _seen(ran, "file-open") if get(d, "file.name") != "leaf"
     ]
     assert seen == wanted
 
@@ -65,12 +63,8 @@ def test_23_opens_of_a_kind_give_23_events(ran: SimpleNamespace, how: str) -> No
     rows = _rows(ran, "open", how)
     assert len(rows) == DAILY
     keys = {(row["path"], row["flags"]) for row in rows}
-    everything = Counter(
-        (row["path"], row["flags"]) for row in _rows(ran, "open")
-    )  # other ways use the same files
-    seen = Counter(
-        (get(d, "file.path"), get(d, "file.open_flags") & ~O_LARGEFILE) for d in _seen(ran, "file-open")
-    )
+    everything = Counter((row["path"], row["flags"]) for row in _rows(ran, "open"))  # other ways use the same files
+    seen = Counter((get(d, "file.path"), get(d, "file.open_flags") & ~O_LARGEFILE) for d in _seen(ran, "file-open"))
     assert {key: seen[key] for key in keys} == {key: everything[key] for key in keys}
 
 
@@ -85,9 +79,7 @@ def test_rarer_way_to_open_is_seen_as_often_as_it_was_gone(ran: SimpleNamespace,
     paths = {row["inode"]: row["path"] for row in rows}
     seen = [d for d in _seen(ran, "file-open") if get(d, "file.inode") in paths]
     everything = Counter(row["inode"] for row in _rows(ran, "open"))
-    assert [Counter(get(d, "file.inode") for d in seen)[inode] for inode in inodes] == [
-        everything[i] for i in inodes
-    ]
+    assert [Counter(get(d, "file.inode") for d in seen)[inode] for inode in inodes] == [everything[i] for i in inodes]
     assert all(get(d, "file.path") == paths[get(d, "file.inode")] for d in seen)
 
 
@@ -154,9 +146,7 @@ def test_file_without_a_name_is_marked_deleted(ran: SimpleNamespace) -> None:
     inodes = {row["inode"] for row in _rows(ran, "open", "unnamed")}
     if not inodes:
         pytest.skip("this file system has no O_TMPFILE")
-    seen = [
-        d for d in _seen(ran, "file-open") if get(d, "file.inode") in inodes and "/#" in get(d, "file.path")
-    ]
+    seen = [d for d in _seen(ran, "file-open") if get(d, "file.inode") in inodes and "/#" in get(d, "file.path")]
     assert len(seen) == RARE
     assert all("deleted" in flags(d) for d in seen)
 
@@ -244,9 +234,7 @@ def test_chmods_have_path_and_mode(ran: SimpleNamespace) -> None:
     """By absolute and relative path, by descriptor, by directory descriptor; set-uid bits kept."""
     rows = [row for row in ran.truth["operations"] if row["op"] == "chmod"]
     wanted = [(row["path"], row["mode"]) for row in rows]
-    seen = [
-        (get(d, "file.path"), (octal(get(d, "file.mode")) or 0) & 0o7777) for d in _seen(ran, "file-chmod")
-    ]
+    seen = [(get(d, "file.path"), (octal(get(d, "file.mode")) or 0) & 0o7777) for d in _seen(ran, "file-chmod")]
     assert len(wanted) == 4 * RARE
     assert seen == wanted
 
@@ -267,17 +255,13 @@ def test_mkdirs_have_path_and_mode(ran: SimpleNamespace) -> None:
     """mkdir() and mkdirat(), and the directories that the rest of the workload needs."""
     wanted = {row["path"]: row["mode"] for row in ran.truth["mkdirs"]}
     assert len(wanted) == 2 * RARE
-    seen = [
-        (get(d, "file.path"), (octal(get(d, "file.mode")) or 0) & 0o7777) for d in _seen(ran, "file-mkdir")
-    ]
+    seen = [(get(d, "file.path"), (octal(get(d, "file.mode")) or 0) & 0o7777) for d in _seen(ran, "file-mkdir")]
     assert [pair for pair in seen if pair[0] in wanted] == list(wanted.items())
     assert len(seen) == 2 * RARE + 3 + 75 + 30
 
 
 @pytest.mark.parametrize("how", ["deep", "long"])
-def test_path_too_deep_or_too_long_is_whole_or_cut_at_the_front_and_marked(
-    ran: SimpleNamespace, how: str
-) -> None:
+def test_path_too_deep_or_too_long_is_whole_or_cut_at_the_front_and_marked(ran: SimpleNamespace, how: str) -> None:
     """76 components, and 6,000 bytes: the end that rules match on is there, and a cut is never silent."""
     [row] = [row for row in ran.truth["deep"] if row["op"] == "open" and row["how"] == how]
     last = row["path"].split("/")[-2]  # the inode number of the first file may have been given to the second

@@ -103,9 +103,7 @@ def test_executions_during_the_flood_are_all_seen(flooded: SimpleNamespace) -> N
     documents, pids = flooded.sensor.documents(), flooded.truth["execs"]
     assert len(set(pids)) == EXECS
     for wanted in ("process-exec", "process-exit"):
-        assert [
-            get(d, "process.pid") for d in of_kind(documents, wanted) if get(d, "process.pid") in pids
-        ] == pids
+        assert [get(d, "process.pid") for d in of_kind(documents, wanted) if get(d, "process.pid") in pids] == pids
     forked = [get(d, "process.child.pid") for d in of_kind(documents, "process-fork")]
     assert [pid for pid in forked if pid in pids] == pids
 

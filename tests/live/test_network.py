@@ -74,9 +74,7 @@ def test_23_connects_of_a_kind_are_23_events(ran: SimpleNamespace, family: str, 
     seen = [
         d
         for d in _seen(ran, "network-connect")
-        if get(d, "destination.port") in ports
-        and get(d, "network.type") == family
-        and get(d, "event.result") == 0
+        if get(d, "destination.port") in ports and get(d, "network.type") == family and get(d, "event.result") == 0
     ]
     assert len(ports) == 1
     assert len(seen) == DAILY
@@ -108,12 +106,12 @@ def test_outcome_follows_from_the_result(ran: SimpleNamespace, how: str, result:
 
 def test_connects_go_out_and_accepts_come_in(ran: SimpleNamespace) -> None:
     """network.direction and network.initiated, which Sigma's Initiated reads."""
-    assert {
-        (get(d, "network.direction"), get(d, "network.initiated")) for d in _seen(ran, "network-connect")
-    } == {("egress", True)}
-    assert {
-        (get(d, "network.direction"), get(d, "network.initiated")) for d in _seen(ran, "network-accept")
-    } == {("ingress", False)}
+    assert {(get(d, "network.direction"), get(d, "network.initiated")) for d in _seen(ran, "network-connect")} == {
+        ("egress", True)
+    }
+    assert {(get(d, "network.direction"), get(d, "network.initiated")) for d in _seen(ran, "network-accept")} == {
+        ("ingress", False)
+    }
 
 
 def test_every_accept_is_seen_once_with_the_peers_port(ran: SimpleNamespace) -> None:
@@ -169,9 +167,7 @@ def test_accept_and_connect_of_one_connection_have_the_same_two_ends(ran: Simple
 
 def test_binds_have_the_port_that_the_kernel_gave(ran: SimpleNamespace) -> None:
     """Port 0 was asked for; the document says which it became."""
-    wanted = [
-        (row["source_ip"], row["source_port"], row["transport"], row["type"], 0) for row in _rows(ran, "bind")
-    ]
+    wanted = [(row["source_ip"], row["source_port"], row["transport"], row["type"], 0) for row in _rows(ran, "bind")]
     seen = [
         (
             get(d, "source.ip"),
@@ -187,9 +183,7 @@ def test_binds_have_the_port_that_the_kernel_gave(ran: SimpleNamespace) -> None:
 
 def test_listeners_have_their_address(ran: SimpleNamespace) -> None:
     """One event per listen()."""
-    wanted = [
-        (row["source_ip"], row["source_port"], row["transport"], row["type"]) for row in _rows(ran, "listen")
-    ]
+    wanted = [(row["source_ip"], row["source_port"], row["transport"], row["type"]) for row in _rows(ran, "listen")]
     assert len(wanted) == 3
     seen = [
         (get(d, "source.ip"), get(d, "source.port"), get(d, "network.transport"), get(d, "network.type"))
@@ -203,9 +197,7 @@ def test_dns_queries_have_name_type_and_server(ran: SimpleNamespace, how: str, e
     """Each datagram to port 53, also each of a sendmmsg() and one whose name lies in two pieces."""
     rows = _rows(ran, "dns", how)
     assert len(rows) == 2 * RARE * each
-    wanted = [
-        (row["name"], QUERY_TYPES[row["query_type"]], row["destination_ip"], 53, row["type"]) for row in rows
-    ]
+    wanted = [(row["name"], QUERY_TYPES[row["query_type"]], row["destination_ip"], 53, row["type"]) for row in rows]
     names = {row["name"] for row in rows}
     seen = [
         (
@@ -251,9 +243,7 @@ def test_unix_sockets_and_dissolved_associations_make_no_event(ran: SimpleNamesp
 def test_addresses_of_successful_tcp_connects_are_the_kernels(ran: SimpleNamespace) -> None:
     """Nothing that the caller could have swapped."""
     done = [
-        d
-        for d in _seen(ran, "network-connect")
-        if get(d, "network.transport") == "tcp" and get(d, "event.result") == 0
+        d for d in _seen(ran, "network-connect") if get(d, "network.transport") == "tcp" and get(d, "event.result") == 0
     ]
     assert done
     assert not [d for d in done if "argument" in flags(d)]

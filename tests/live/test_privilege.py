@@ -40,9 +40,7 @@ def test_ptrace_and_memory_writes_name_both_processes(ran: SimpleNamespace) -> N
         for d in _seen(ran, "process-ptrace")
     ]
     assert seen == wanted
-    assert {get(d, "process.target.executable") for d in _seen(ran, "process-ptrace")} == {
-        ran.truth["executable"]
-    }
+    assert {get(d, "process.target.executable") for d in _seen(ran, "process-ptrace")} == {ran.truth["executable"]}
 
 
 def test_memory_files_are_seen_by_name(ran: SimpleNamespace) -> None:
@@ -120,10 +118,7 @@ def test_credential_changes_show_what_became_of_the_process(ran: SimpleNamespace
     """setgid, setresuid, capset, setuid: ids after the call; the setuid() that failed is not there."""
     rows = _rows(ran, "credentials")
     assert len(rows) == 4 * TIMES
-    wanted = [
-        (row["pid"], row["operation"], row["real_uid"], row["saved_uid"], row["effective_uid"])
-        for row in rows
-    ]
+    wanted = [(row["pid"], row["operation"], row["real_uid"], row["saved_uid"], row["effective_uid"]) for row in rows]
     seen = [
         (
             get(d, "process.pid"),

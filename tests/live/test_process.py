@@ -48,9 +48,7 @@ def test_every_child_is_forked_exactly_once_and_no_thread_is(ran: SimpleNamespac
 
 def test_fork_is_reported_by_the_process_that_called(ran: SimpleNamespace) -> None:
     """The acting process is the caller, also where CLONE_PARENT gives the child another parent."""
-    caller = {
-        get(d, "process.child.pid"): get(d, "process.pid") for d in of_kind(ran.documents, "process-fork")
-    }
+    caller = {get(d, "process.child.pid"): get(d, "process.pid") for d in of_kind(ran.documents, "process-fork")}
     children = ran.truth["children"]
     helpers = [c["pid"] for c in children if c["how"] == "clone-parent-helper"]
     cloned = [c["pid"] for c in children if c["how"] == "clone-parent"]
@@ -76,11 +74,7 @@ def test_fork_exec_23_times_is_seen_23_times_in_order(ran: SimpleNamespace) -> N
 def test_exec_is_seen_once_however_the_process_was_made(ran: SimpleNamespace, how: str) -> None:
     """vfork, posix_spawn, a double fork and exec from a second thread give the same event as fork."""
     wanted = [(c["pid"], c["executable"], c["argv"]) for c in ran.truth["children"] if c["how"] == how]
-    seen = [
-        (pid, get(d, "process.executable"), get(d, "process.args"))
-        for pid, *_ in wanted
-        for d in _execs(ran, pid)
-    ]
+    seen = [(pid, get(d, "process.executable"), get(d, "process.args")) for pid, *_ in wanted for d in _execs(ran, pid)]
     assert len(wanted) == OTHERS
     assert seen == wanted
 
@@ -125,10 +119,7 @@ def test_orphan_names_the_process_that_took_it_in(ran: SimpleNamespace) -> None:
 def test_entity_ids_of_different_processes_differ(ran: SimpleNamespace) -> None:
     """One process has one entity id through all of its events, and shares it with no other."""
     pids = [c["pid"] for c in _children(ran.truth)]
-    ids = {
-        pid: {get(d, "process.entity_id") for d in ran.documents if get(d, "process.pid") == pid}
-        for pid in pids
-    }
+    ids = {pid: {get(d, "process.entity_id") for d in ran.documents if get(d, "process.pid") == pid} for pid in pids}
     assert all(len(found) == 1 for found in ids.values())
     assert len(set().union(*ids.values())) == len(pids)
 
@@ -217,9 +208,7 @@ def test_hostile_argv_is_one_line_of_valid_utf8(sensor: Sensor, ran: SimpleNames
     """The raw line in the output has no control byte and decodes."""
     truth, _ = _shape(ran, "hostile")
     with Path(sensor.output).open("rb") as file:
-        lines = [
-            line for line in file if f'"pid":{truth["pid"]},'.encode() in line and b"line\\nbreak" in line
-        ]
+        lines = [line for line in file if f'"pid":{truth["pid"]},'.encode() in line and b"line\\nbreak" in line]
     assert lines
     for line in lines:
         text = line.decode("utf-8")
@@ -231,3 +220,14 @@ def test_user_and_group_are_those_of_the_workload(ran: SimpleNamespace) -> None:
     for d in [d for d in ran.documents if get(d, "process.pid") == ran.truth["pid"]]:
         assert get(d, "user.id") == str(ran.truth["uid"])
         assert get(d, "user.name") == "root"
+
+
+def test_10007_processes_made_as_fast_as_possible_are_all_seen(sensor: Sensor, workloads: Workloads) -> None:
+    """Each start and each end, once; nothing is lost on the way."""
+    truth, documents = sensor.watch(lambda: workloads.run("forkexec", "--bomb", 10007))
+    wanted = Counter(truth["pids"])
+    assert wanted.total() == 10007
+    forked = Counter(get(d, "process.child.pid") for d in of_kind(documents, "process-fork"))
+    ended = Counter(get(d, "process.pid") for d in of_kind(documents, "process-exit"))
+    assert {pid: forked[pid] for pid in wanted} == dict(wanted)
+    assert {pid: ended[pid] for pid in wanted} == dict(wanted)

@@ -51,24 +51,18 @@ def _below(documents: list[Document], pid: int) -> list[Document]:
     return [d for d in documents if get(d, "process.entity_id") in family]
 
 
-def test_output_of_a_live_run_replayed_gives_the_same_alerts(
-    sensor: Sensor, place: Path, tmp_path: Path
-) -> None:
+def test_output_of_a_live_run_replayed_gives_the_same_alerts(sensor: Sensor, place: Path, tmp_path: Path) -> None:
     """Event by event and rule by rule, for everything the shared sensor has seen."""
     sensor.watch(lambda: _intrude(place))
     with sensor.output.open("rb") as file:
         lines = file.read().split(b"\n")[:-1]
     recording = tmp_path / "live.jsonl"
-    recording.write_bytes(
-        b"".join(line + b"\n" for line in lines if get(json.loads(line), "event.kind") != "alert")
-    )
+    recording.write_bytes(b"".join(line + b"\n" for line in lines if get(json.loads(line), "event.kind") != "alert"))
     live = Counter((get(d, "event.id"), get(d, "rule.id")) for d in alerts(map(parse_line, lines)))
     assert live
     done = run_command("replay", recording, "--format", "jsonl", timeout=120)
     assert done.returncode == 0, done.stderr
-    again = Counter(
-        (get(d, "event.id"), get(d, "rule.id")) for d in map(json.loads, done.stdout.splitlines())
-    )
+    again = Counter((get(d, "event.id"), get(d, "rule.id")) for d in map(json.loads, done.stdout.splitlines()))
     assert again == live
 
 
@@ -100,16 +94,14 @@ def test_recording_replayed_gives_the_alerts_that_the_live_sensor_raised(
             recorder.kill()
             recorder.wait()
     live = Counter(
-        (get(d, "rule.id"), get(d, "process.pid"), get(d, "event.action"))
-        for d in alerts(_below(documents, pid))
+        (get(d, "rule.id"), get(d, "process.pid"), get(d, "event.action")) for d in alerts(_below(documents, pid))
     )
     assert len(live) >= 3
     done = run_command("replay", out, "--format", "jsonl")
     assert done.returncode == 0, done.stderr
     replayed = [json.loads(line) for line in done.stdout.splitlines()]
     again = Counter(
-        (get(d, "rule.id"), get(d, "process.pid"), get(d, "event.action"))
-        for d in alerts(_below(replayed, pid))
+        (get(d, "rule.id"), get(d, "process.pid"), get(d, "event.action")) for d in alerts(_below(replayed, pid))
     )
     assert again == live
     summary = json.loads(done.stderr.strip().splitlines()[-1])

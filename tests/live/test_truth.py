@@ -50,11 +50,7 @@ def test_open_of_a_path_on_a_page_not_in_memory_has_path_and_inode(cold: SimpleN
 )
 def test_other_calls_with_a_cold_path_have_it_too(cold: SimpleNamespace, op: str, wanted: str) -> None:
     """The argument is read when the kernel has faulted it in."""
-    seen = [
-        get(d, "file.path")
-        for d in of_kind(cold.documents, wanted)
-        if get(d, "process.pid") == cold.truth["pid"]
-    ]
+    seen = [get(d, "file.path") for d in of_kind(cold.documents, wanted) if get(d, "process.pid") == cold.truth["pid"]]
     assert seen == [row["path"] for row in _cold_rows(cold, op)]
     assert len(seen) == COLD
 

@@ -69,9 +69,7 @@ def test_without_root_ends_with_3_and_says_how_to_get_it(tmp_path: Path, subcomm
         ("metrics: [\n", 3, ""),
     ],
 )
-def test_wrong_settings_end_with_2_and_name_file_and_line(
-    tmp_path: Path, text: str, line: int, hint: str
-) -> None:
+def test_wrong_settings_end_with_2_and_name_file_and_line(tmp_path: Path, text: str, line: int, hint: str) -> None:
     """Unknown keys with a suggestion, values out of range, broken YAML."""
     config = _config(tmp_path, text)
     done = run_command("run", "-c", config, "-o", tmp_path / "out", "--duration", "5")
@@ -112,9 +110,7 @@ def test_output_that_is_full_is_counted_and_the_daemon_goes_on(tmp_path: Path) -
         assert wait_until(errors, 10, "output errors in the metrics", 0.2) > 0
         received = sensor.total("sensor_events_received_total")
         subprocess.run(["/bin/true", "full"], check=True)
-        wait_until(
-            lambda: sensor.total("sensor_events_received_total") > received, 10, "events still received"
-        )
+        wait_until(lambda: sensor.total("sensor_events_received_total") > received, 10, "events still received")
         assert sensor.total("sensor_output_dropped_total") > 0
         assert sensor.probe("/-/ready")[0] == 200
         engine = sensor.engine()
@@ -194,9 +190,7 @@ def test_duration_ends_by_itself_with_a_summary(tmp_path: Path) -> None:
     """--duration stops cleanly; stderr has the numbers."""
     before = set(program_ids())
     done = subprocess.run(
-        command(
-            "run", "-c", _config(tmp_path), "-o", tmp_path / "out", "--metrics", "off", "--duration", "2"
-        ),
+        command("run", "-c", _config(tmp_path), "-o", tmp_path / "out", "--metrics", "off", "--duration", "2"),
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,7 +1,8 @@
 /* forkexec DIR (absolute, empty) [N=23] [M=7] [PROGRAM=/bin/true]: processes made, replaced and ended in every way.
  *
  * N times fork + exec of PROGRAM; M times each of the other ways. `forkexec --exit CODE ...` is the
- * program that this one runs where it needs an exit status of its choice.
+ * program that this one runs where it needs an exit status of its choice; `forkexec --bomb [N=10007]`
+ * only makes processes, as fast as it can.
  */
 #include "workload.h"
 #include <linux/sched.h>
@@ -328,10 +329,35 @@ static void failures(long n)
 	}
 }
 
+/* Processes that end at once, up to 256 of them at a time. */
+static int bomb(long n)
+{
+	int waiting = 0, status;
+	json_self("bomb");
+	json_open("pids", '[');
+	for (long i = 0; i < n; i++) {
+		pid_t pid = (pid_t)must(fork(), "fork");
+		if (!pid)
+			_exit(0);
+		json_num(NULL, pid);
+		if (++waiting == 256)
+			for (; waiting; waiting--)
+				must(wait(&status), "wait");
+	}
+	for (; waiting; waiting--)
+		must(wait(&status), "wait");
+	json_close(']');
+	json_close('}');
+	json_print();
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 1)
 		return 0;
+	if (!strcmp(argv[1], "--bomb"))
+		return bomb(number(argc, argv, 2, 10007));
 	if (!strcmp(argv[1], "--exit"))
 		return argc > 2 && argv[2][0] == '/' ? 24 : (int)number(argc, argv, 2, 0);
 	long n = number(argc, argv, 2, 23), m = number(argc, argv, 3, 7);
