@@ -1,0 +1,291 @@
+"""The doctor on hosts made of directories: what each lack is called, why it matters, what fixes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import io
+import json
+import shutil
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from sensor import doctor
+from sensor.cli import doctor as command
+from sensor.config import Settings, loads
+from sensor.doctor import FUNC, Host, examine, port_fault, probe_bcc
+from sensor.kernel.btf import TYPEDEF
+from sensor.kernel.hooks import DISPATCHER, HOOKS
+
+REAL_BCC = {"file": "/usr/lib/python3/dist-packages/bcc/__init__.py", "real": True, "version": "0.26.0"}
+
+
+def btf(*names: tuple[str, int]) -> bytes:
+    """Kernel type information that holds only these names."""
+    strings, types = b"\0", b""
+    for name, kind in names:
+        types += struct.pack("<III", len(strings), kind << 24, 0)
+        strings += name.encode() + b"\0"
+    return struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings)) + types + strings
+
+
+TRACEPOINTS = {hook.target for hooks in HOOKS.values() for hook in hooks if hook.kind == "raw_tracepoint"}
+ALL_TYPES = tuple((f"btf_trace_{name}", TYPEDEF) for name in sorted(TRACEPOINTS | {DISPATCHER.target}))
+FILES = {
+    "/proc/cmdline": "quiet",
+    "/proc/self/status": "Name:\tsensor\nCapEff:\t000001ffffffffff\n",
+    "/proc/self/limits": "Max locked memory         8388608              8388608              bytes\n",
+    "/proc/self/mounts": "proc /proc proc rw,relatime 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n",
+    "/proc/sys/kernel/perf_event_paranoid": "3\n",
+    "/proc/sys/kernel/unprivileged_bpf_disabled": "2\n",
+    "/proc/sys/net/core/bpf_jit_enable": "1\n",
+    "/proc/17/comm": "sshd\n",
+    "/sys/kernel/security/lsm": "lockdown,capability,bpf",
+    "/sys/kernel/security/lockdown": "[none] integrity confidentiality\n",
+    "/sys/kernel/tracing/events/header_page": "",
+    "/sys/bus/event_source/devices/kprobe/type": "8\n",
+    "/sys/bus/event_source/devices/uprobe/type": "9\n",
+    "/etc/os-release": 'NAME="Debian"\nID=debian\nVERSION_ID="12"\n',
+    "/bin/bash": "",
+}
+
+
+@pytest.fixture
+def host(tmp_path):
+    """A Debian 12 machine that has everything."""
+    for name, text in FILES.items():
+        path = tmp_path / name.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    types = tmp_path / "sys/kernel/btf/vmlinux"
+    types.parent.mkdir()
+    types.write_bytes(btf(*ALL_TYPES, ("bpf_trampoline_link_prog", FUNC)))
+    config = tmp_path / "boot/config-6.1.0-40-amd64"
+    config.parent.mkdir()
+    config.write_text("CONFIG_FUNCTION_TRACER=y\nCONFIG_KPROBES=y\n")
+    (tmp_path / "proc/self/ns").mkdir()
+    (tmp_path / "proc/self/ns/pid").symlink_to("pid:[4026531836]")
+    return Host(root=tmp_path, release="6.1.0-40-amd64", machine="x86_64", euid=0, prefix=Path("/srv/venv"),
+                bcc=lambda: REAL_BCC, port_fault=lambda _host, _port: "", user_exists=lambda _name: True)
+
+
+def only(report, name):
+    found = [check for check in report.checks if check.name == name]
+    assert len(found) == 1, report.checks
+    return found[0]
+
+
+def write(host, name, text):
+    path = host.path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_host_that_has_everything_is_fine_and_every_event_is_carried(host):
+    """Nothing to say means: no fix anywhere, and a hook for each event that is on."""
+    report = examine(host, Settings())
+    assert report.state == "ok"
+    assert [check for check in report.checks if check.fix] == []
+    assert {event.event for event in report.events} == set(HOOKS)
+    assert [event.event for event in report.events if not event.seen] == ["shell_line"]
+    assert only(report, "hook kinds").found == "raw_tracepoint, tracepoint, kprobe, uprobe, fentry, lsm"
+
+
+@pytest.mark.parametrize(("change", "name", "state", "words"), [
+    (lambda h: setattr(h, "machine", "riscv64"), "machine", "missing", ["riscv64"]),
+    (lambda h: setattr(h, "release", "5.4.0-generic"), "kernel", "missing", ["5.4.0", "5.8 or later"]),
+    (lambda h: setattr(h, "release", "custom"), "kernel", "missing", ["custom"]),
+    (lambda h: h.path("/sys/kernel/btf/vmlinux").unlink(), "BTF", "missing", ["CONFIG_DEBUG_INFO_BTF=y"]),
+    (lambda h: h.path("/sys/kernel/btf/vmlinux").write_bytes(b"junk" * 99), "BTF", "missing", ["no usable"]),
+    (lambda h: write(h, "/sys/kernel/security/lockdown", "none integrity [confidentiality]"), "lockdown",
+     "missing", ["confidentiality", "lockdown=integrity"]),
+    (lambda h: write(h, "/sys/kernel/security/lockdown", "none [integrity] confidentiality"), "lockdown", "ok",
+     ["integrity"]),
+    (lambda h: write(h, "/sys/kernel/security/lsm", "lockdown,yama"), "hook kinds", "ok",
+     ["lsm: bpf is not in the kernel's lsm= list"]),
+    (lambda h: shutil.rmtree(h.path("/sys/bus/event_source/devices/kprobe")), "hook kinds", "ok", ["kprobe: "]),
+    (lambda h: shutil.rmtree(h.path("/sys/kernel/tracing")), "tracefs", "note", ["mount -t tracefs"]),
+    (lambda h: setattr(h, "euid", 1000), "root", "note", ["1000", "sudo sensor doctor"]),
+    (lambda h: write(h, "/proc/self/status", "CapEff:\t00000000a80425fb\n"), "capabilities", "missing",
+     ["cap_sys_admin, cap_perfmon, cap_bpf", "--cap-add"]),
+    (lambda h: write(h, "/proc/sys/kernel/unprivileged_bpf_disabled", "0"), "unprivileged BPF", "warning",
+     ["sysctl -w kernel.unprivileged_bpf_disabled=2"]),
+    (lambda h: write(h, "/proc/sys/net/core/bpf_jit_enable", "0"), "BPF JIT", "warning", ["bpf_jit_enable=1"]),
+    (lambda h: setattr(h, "release", "5.10.0-32"), "locked memory", "warning", ["8192 KiB", "ulimit -l"]),
+    (lambda h: setattr(h, "bcc", lambda: {"error": "ModuleNotFoundError: No module named 'bcc'"}), "BCC",
+     "missing", ["No module named", "apt-get install -y --no-install-recommends python3-bpfcc", "replay"]),
+    (lambda h: setattr(h, "bcc", lambda: {"file": "/srv/venv/lib/bcc/__init__.py", "real": False}), "BCC",
+     "missing", ["/srv/venv/lib/bcc", "another project", "/srv/venv/bin/python -m pip uninstall -y bcc",
+                 "python3-bpfcc"]),
+    (lambda h: (h.path("/proc/self/ns/pid").unlink(), h.path("/proc/self/ns/pid").symlink_to("pid:[4026532199]")),
+     "pid namespace", "missing", ["--pid=host"]),
+    (lambda h: write(h, "/proc/self/mounts", "proc /proc proc rw,hidepid=invisible 0 0\n"), "/proc", "note",
+     ["hidepid"]),
+    (lambda h: write(h, "/proc/self/mounts", ""), "cgroup v2", "warning", ["unified_cgroup_hierarchy"]),
+    (lambda h: write(h, "/run/systemd/container", "lxc\n"), "container", "note", ["lxc", "--pid=host"]),
+    (lambda h: setattr(h, "port_fault", lambda _host, _port: "Address already in use"), "metrics port", "warning",
+     ["127.0.0.1:9923: Address already in use", "ss -ltnp 'sport = :9923'"]),
+    (lambda h: setattr(h, "user_exists", lambda _name: False), "user", "note", ["nobody", "useradd --system"]),
+    (lambda h: write(h, "/proc/99/comm", "falco\n"), "other agents", "note", ["falco"]),
+    (lambda h: write(h, "/etc/sensor/disable", ""), "switch", "warning", ["rm /etc/sensor/disable"]),
+    (lambda h: write(h, "/proc/cmdline", "ro sensor=0 quiet"), "switch", "warning", ["sensor=0"]),
+])
+def test_each_lack_is_named_with_its_reason_and_its_fix(host, change, name, state, words):
+    """One thing is taken away; the check of that name tells what, why and what to do."""
+    change(host)
+    check = only(examine(host, Settings()), name)
+    assert check.state == state
+    text = " ".join(dataclasses.astuple(check))
+    for word in words:
+        assert word in text
+    assert state == "ok" or check.why
+
+
+@pytest.mark.parametrize(("distribution", "package"), [
+    ('ID=ubuntu\nID_LIKE=debian\n', "apt-get install"), ('ID="rocky"\nID_LIKE="rhel centos fedora"\n', "dnf"),
+    ("ID=alpine\n", "apk add py3-bcc"), ("ID=plan9\n", "from the distribution")])
+def test_fix_speaks_the_package_manager_of_the_distribution(host, distribution, package):
+    """The command is one that exists there."""
+    write(host, "/etc/os-release", distribution)
+    host.bcc = lambda: {"error": "gone"}
+    assert package in only(examine(host, Settings()), "BCC").fix
+
+
+def test_event_without_a_tracepoint_is_reported_blind_with_the_reason(host):
+    """A kernel whose BTF lacks a tracepoint loses that event, and only that one."""
+    types = [entry for entry in ALL_TYPES if entry[0] != "btf_trace_sched_process_exit"]
+    host.path("/sys/kernel/btf/vmlinux").write_bytes(btf(*types))
+    report = examine(host, Settings())
+    assert only(report, "events").found == "nothing carries process_exit"
+    exit_event = next(event for event in report.events if event.event == "process_exit")
+    assert not exit_event.seen
+    assert exit_event.hooks[0].reason == "this kernel has no such tracepoint"
+    assert report.state == "warning"
+
+
+def test_every_syscall_event_is_blind_without_the_dispatcher(host):
+    """What hangs behind sys_exit falls with it, and the reason says so."""
+    types = [entry for entry in ALL_TYPES if entry[0] != f"btf_trace_{DISPATCHER.target}"]
+    host.path("/sys/kernel/btf/vmlinux").write_bytes(btf(*types))
+    events = {event.event: event for event in examine(host, Settings()).events}
+    assert not events["file_open"].seen
+    assert events["file_open"].hooks[0].reason.startswith("behind sys_exit: ")
+    assert events["process_exec"].seen
+    assert events["network_connect"].seen, "it has a second kind of hook"
+
+
+def test_settings_decide_which_events_and_hooks_count(host):
+    """Off in the settings is not a lack; a hook that the settings exclude is not used."""
+    settings = loads("probes: {families: [process, network, shell]}\n"
+                     "hooks: {dns_query: off, network_connect: raw_tracepoint}\nmetrics: {listen: off}\n")
+    report = examine(host, settings)
+    events = {event.event: event for event in report.events}
+    assert not events["file_open"].enabled
+    assert not events["dns_query"].enabled
+    assert events["shell_line"].seen
+    assert [hook.available for hook in events["network_connect"].hooks] == [False, True]
+    assert events["network_connect"].hooks[0].reason == "the settings allow only raw_tracepoint"
+    assert report.state == "ok"
+    assert [check for check in report.checks if check.name == "metrics port"] == []
+
+
+def test_shell_lines_need_bash_and_uprobes(host):
+    """Each of the two is named where it is the one that lacks."""
+    settings = loads("probes: {families: [process, shell]}")
+    host.path("/bin/bash").unlink()
+    assert examine(host, settings).events[-1].hooks[0].reason == "no /bin/bash"
+    shutil.rmtree(host.path("/sys/bus/event_source/devices/uprobe"))
+    assert "uprobe is absent" in examine(host, settings).events[-1].hooks[0].reason
+
+
+def test_kernel_options_are_read_from_boot_or_proc(host):
+    """Either place will do, and a broken one is none."""
+    assert host.config["CONFIG_KPROBES"] == "y"
+    host.path("/boot/config-6.1.0-40-amd64").unlink()
+    packed = host.path("/proc/config.gz")
+    packed.write_bytes(gzip.compress(b"CONFIG_X=m\n# CONFIG_Y is not set\n"))
+    assert dataclasses.replace(host).config == {"CONFIG_X": "m"}
+    packed.write_bytes(b"\x1f\x8bnot gzip")
+    assert dataclasses.replace(host).config == {}
+
+
+@pytest.mark.parametrize(("source", "real", "error"), [
+    ("class bitcoin: pass", False, ""),
+    ("raise RuntimeError('no \\x1b[2J here')", None, "RuntimeError"),
+    ("import os; os.abort()", None, "status -6"),
+    ("print('hello')\nBPF = lib = 1", None, "status 0"),
+    ("BPF = lib = 1\n__version__ = '0.31.0'", True, ""),
+])
+def test_bcc_is_judged_by_what_importing_it_gives_and_never_here(tmp_path, monkeypatch, source, real, error):
+    """A module of that name that lacks BPF, raises or kills its process is told apart from the real one."""
+    (tmp_path / "bcc.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    facts = probe_bcc()
+    assert facts.get("real") is real
+    assert error in facts.get("error", "")
+    if real:
+        assert facts["version"] == "0.31.0"
+
+
+def test_port_that_is_taken_is_told_from_one_that_is_free():
+    """Bound and listening is taken; after closing it is free."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert "in use" in port_fault("127.0.0.1", port)
+    assert port_fault("127.0.0.1", port) == ""
+
+
+def run(monkeypatch, host, *arguments):
+    monkeypatch.setattr(doctor, "Host", lambda: host)
+    return CliRunner().invoke(command.command, list(arguments), standalone_mode=False)
+
+
+def test_json_holds_what_the_table_shows(host, monkeypatch, tmp_path):
+    """Programs read the same report as people."""
+    settings = tmp_path / "s.yaml"
+    settings.write_text("user: probe\n")
+    result = run(monkeypatch, host, "--json", "-c", str(settings))
+    assert result.return_value == 0
+    report = json.loads(result.output)
+    assert report["state"] == "ok"
+    assert {event["event"] for event in report["events"]} == set(HOOKS)
+    assert all(event["hooks"] for event in report["events"])
+    assert {"name": "user", "state": "ok", "found": "probe", "why": "", "fix": ""} in report["checks"]
+
+
+def test_essential_lack_ends_with_status_3_and_prints_the_fix(host, monkeypatch, tmp_path):
+    """Interface: 3 means that the host lacks something, and the message has the command."""
+    settings = tmp_path / "s.yaml"
+    settings.write_text("")
+    host.bcc = lambda: {"error": "gone"}
+    result = run(monkeypatch, host, "-c", str(settings))
+    assert result.return_value == 3
+    assert "fix: apt-get install" in result.output
+    assert "The sensor can't run here" in result.output
+
+
+def test_warning_alone_ends_with_status_0(host, monkeypatch, tmp_path):
+    """A warning is not a refusal."""
+    settings = tmp_path / "s.yaml"
+    settings.write_text("")
+    write(host, "/etc/sensor/disable", "")
+    result = run(monkeypatch, host, "-c", str(settings))
+    assert result.return_value == 0
+    assert "with what the warnings say" in result.output
+
+
+def test_table_names_every_event_and_shows_no_control_character(host):
+    """What a module's error says reaches the terminal escaped."""
+    host.bcc = lambda: {"error": "Error: \x1b[2J\u202egone"}
+    out = io.StringIO()
+    command.show(examine(host, Settings()), Console(file=out, width=140, highlight=False))
+    text = out.getvalue()
+    assert all(event in text for event in HOOKS)
+    assert "\x1b[2J" not in text
+    assert "\u202e" not in text
+    assert "\\x1b[2J" in text
