@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from sensor.errors import UsageError
-
-if TYPE_CHECKING:
-    from sensor.config import Settings
 
 METRICS_OFF = "off"
 METRICS_DEFAULT = "127.0.0.1:9923"
@@ -28,12 +25,11 @@ class RunOptions:
     ``off``; ``duration`` is in seconds, and None runs until a signal.
     """
 
-    settings: Settings
     config: Path | None = None
     rules: tuple[Path, ...] = ()
     duration: float | None = None
     output: str | None = None
-    events: Literal["alerts", "all"] = "alerts"
+    events: Literal["alerts", "all"] | None = None
     metrics: str | None = None
     record: Path | None = None
 

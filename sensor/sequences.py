@@ -47,6 +47,17 @@ class Sequences:
         self.reordered = 0  # arrived after a later one
         self.repeated = 0  # not missing: seen twice, or already told as lost
 
+    @property
+    def begins(self) -> bool:
+        """Whether the streams were joined at their first number."""
+        return self._first is not None
+
+    def missing(self) -> int:
+        """Numbers missing in gaps that are not told yet."""
+        if not self._open:
+            return 0
+        return sum(gap.count for stream in self._streams.values() for gap in stream.gaps)
+
     def saw(self, ring: int, cpu: int, seq: int, time_ns: int) -> None:
         """Take in the number of one record that arrived."""
         stream = self._streams.get((ring, cpu))

@@ -76,7 +76,8 @@ def next_program(after: int) -> int:
 
 def program_ids() -> list[int]:
     """Ids of all programs loaded in this kernel."""
-    ids, current = [], 0
+    ids: list[int] = []
+    current = 0
     while True:
         try:
             current = next_program(current)

@@ -31,7 +31,7 @@ _KINDS = 20
 class _Type(NamedTuple):
     name: int
     kind: int
-    count: int
+    length: int
     flag: bool
     size: int  # or the id of the type referred to
 
@@ -103,7 +103,7 @@ class Btf:
         """Name and place of each field of a struct or union."""
         kind = self.type(number)
         base = self._offsets[number] + 12
-        for index in range(kind.count):
+        for index in range(kind.length):
             name, of, offset = struct.unpack_from("<III", self._data, base + 12 * index)
             bits = offset >> 24 if kind.flag else 0
             yield self.name(name), Member(of, offset & 0xFFFFFF if kind.flag else offset, bits)
@@ -204,7 +204,7 @@ class HeaderWriter:
         if kind.kind == STRUCT and struct_name in self._wanted:
             self._struct(struct_name)
             return f"struct {struct_name} {name}", self._done[struct_name]
-        if kind.kind == STRUCT and kind.count == 1 and not struct_name:  # kuid_t: a typedef of struct { val; }
+        if kind.kind == STRUCT and kind.length == 1 and not struct_name:  # kuid_t: a typedef of struct { val; }
             return self._declare(next(btf.members(number))[1].type, name)
         return f"unsigned char {name}[{kind.size}]", 1
 

@@ -88,8 +88,9 @@ def _attach_uprobe(bcc: Any, program: int, target: str) -> list[int]:
     symbol, _, binary = target.partition("@")
     for candidate in (binary, "readline"):  # bash may link libreadline instead of carrying it
         try:
-            path, offset = bcc.BPF._check_path_symbol(candidate, symbol, None, -1)[:2]
-        except Exception:  # plain Exception: no such symbol there
+            # BCC has no public name for this; attach_uprobe() itself gives no link that could be passed on.
+            path, offset = bcc.BPF._check_path_symbol(candidate, symbol, None, -1)[:2]  # noqa: SLF001
+        except Exception:  # noqa: BLE001, S112  BCC raises plain Exception: no such symbol there
             continue
         event = bpf.uprobe_open(os.fsdecode(path), int(offset), returns=True)
         return [event, bpf.link_create(program, event)]

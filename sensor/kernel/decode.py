@@ -42,7 +42,7 @@ class Record:
 
 
 def _text(raw: bytes) -> str:
-    return raw.rstrip(b"\0").decode("utf-8", "surrogateescape")
+    return raw.removesuffix(b"\0").decode("utf-8", "surrogateescape")
 
 
 def _path(raw: bytes) -> str:
@@ -98,7 +98,7 @@ def decode(record: Buffer, ring: int = 0) -> Record:
     size = len(record)
     if size < _HEADER.size:
         raise ShortRecord(f"{size} bytes, the header alone has {_HEADER.size}")
-    abi, kind, *head = _HEADER.unpack_from(record)
+    abi, kind, cpu, seq, time_ns, start_ns, pid, tid, uid, gid, cgroup_id, mntns, flags = _HEADER.unpack_from(record)
     if abi != schema.ABI_WORD:
         raise AbiMismatch(f"record of layout {abi:08x}, this sensor has {schema.ABI_WORD:08x}")
     layout = _LAYOUTS.get(kind)
@@ -116,4 +116,4 @@ def decode(record: Buffer, ring: int = 0) -> Record:
         if offset + length > size:
             raise ShortRecord(f"text at {offset}+{length} in a record of {size} bytes")
         values[index] = read(bytes(record[offset:offset + length]))
-    return Record(kind, *head, tuple(values), ring)
+    return Record(kind, cpu, seq, time_ns, start_ns, pid, tid, uid, gid, cgroup_id, mntns, flags, tuple(values), ring)

@@ -13,25 +13,29 @@ Messages to the supervisor are JSON in one packet each, descriptors beside them:
 from __future__ import annotations
 
 import contextlib
+import glob
+import itertools
 import json
 import os
 import resource
 import shutil
 import signal
 import socket
+import struct
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from sensor.errors import HostError, SensorError
+from sensor.kernel import bpf
 from sensor.kernel import plan as plans
 from sensor.kernel.btf import Btf
 from sensor.kernel.hooks import FAMILIES, Family
 from sensor.resources import probes_dir
 
 _SHIM = Path(__file__).parent / "shim"
-_PACKET = 1 << 16
+_PACKET = 1 << 18
 _FAMILY_SECONDS = 60  # of one child; a compile takes one or two
 _PARALLEL = 2
 _LOG_TAIL = 4000
@@ -64,7 +68,7 @@ def _family_child(family: Family, plan: plans.Plan, shared: dict[str, int], work
         _send(channel, {"kind": "family", "name": family.name, "programs": loaded.programs,
                         "failures": loaded.failures}, loaded.fds)
         status = 0
-    except Exception as error:  # the process ends here; the reason must reach the supervisor
+    except Exception as error:  # noqa: BLE001  the process ends here; the reason must reach the supervisor
         _send(channel, {"kind": "failed", "name": family.name, "reason": f"{type(error).__name__}: {error}",
                         "log": _tail(log)})
         status = 0
@@ -95,6 +99,24 @@ def _prepare(work: Path) -> list[str]:
     return missing
 
 
+_NOT_FILES = ("/proc/", "/sys/", "/dev/")
+_SCAN_LIMIT = 1000
+
+
+def _watch(plan: plans.Plan, shared: dict[str, int]) -> None:
+    """Fill the read filter: names as asked, inodes of the files that the patterns match now."""
+    for name, kind in plan.names:
+        key = name.encode("utf-8", "surrogateescape").ljust(32, b"\0")
+        bpf.map_update(shared["watch_names"], key, struct.pack("<I", kind))
+    paths = itertools.chain.from_iterable(glob.iglob(pattern) for pattern in plan.patterns
+                                          if not pattern.startswith(_NOT_FILES))
+    for path in itertools.islice(paths, _SCAN_LIMIT):
+        with contextlib.suppress(OSError):  # vanished since it was listed
+            facts = os.stat(path)
+            device = os.major(facts.st_dev) << 20 | os.minor(facts.st_dev)
+            bpf.map_update(shared["watch_inodes"], struct.pack("<QQ", facts.st_ino, device), struct.pack("<I", 1))
+
+
 def run(channel: socket.socket) -> None:
     """Serve one plan. Errors are sent as ``fatal``."""
     plan = plans.Plan.load(channel.recv(_PACKET))
@@ -106,6 +128,7 @@ def run(channel: socket.socket) -> None:
     try:
         missing = _prepare(work)
         shared = plans.create_shared(plan)
+        _watch(plan, shared)
         _send(channel, {"kind": "maps", "names": list(plans.SHARED)}, [shared[name] for name in plans.SHARED])
         running: dict[int, Family] = {}
         for family in FAMILIES:

@@ -28,6 +28,8 @@ class Plan:
     families: tuple[str, ...]
     memory_limit: int
     cpus: int
+    names: tuple[tuple[str, int], ...] = ()  # watched names (surrogateescape) and WATCH_* bits
+    patterns: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise UsageError unless every number is within its bounds and the memory within the limit."""
@@ -57,7 +59,13 @@ class Plan:
     def load(cls, data: bytes) -> Plan:
         """Decode what :meth:`dump` wrote."""
         raw = json.loads(data)
-        return cls((raw["rings"][0], raw["rings"][1]), tuple(raw["families"]), raw["memory_limit"], raw["cpus"])
+        return cls((raw["rings"][0], raw["rings"][1]), tuple(raw["families"]), raw["memory_limit"], raw["cpus"],
+                   tuple((name, kind) for name, kind in raw["names"]), tuple(raw["patterns"]))
+
+
+def possible_cpus(text: str) -> int:
+    """Highest possible processor number plus one, of /sys/devices/system/cpu/possible ("0-3", "0,2-7")."""
+    return max(int(part.rpartition("-")[2]) for part in text.strip().split(",")) + 1
 
 
 #: Shared maps in the order in which their descriptors travel.

@@ -1,0 +1,41 @@
+"""Starts the supervisor's two children with nothing inherited but what they need."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+#: Bytes that a UNIX socket must take in one packet: a plan, or a family's report with verifier logs.
+SOCKET_BYTES = 1 << 18
+
+
+def channel_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected packet sockets."""
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in pair:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+    return pair
+
+
+def start(module: str, channel: socket.socket, arguments: Sequence[str] = (),
+          keep: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Run ``module.main()`` in a fresh interpreter that holds *channel*.
+
+    The child gets this process's import path as it is: ``-m`` would put the working directory
+    first, from which a root daemon must not import.
+    """
+    code = f"import sys; sys.path[:] = {json.dumps(sys.path)}; from {module} import main; main()"
+    # -B: writing caches as root into somebody's checkout is not ours to do.
+    command = [sys.executable, "-I", "-B", "-c", code, str(channel.fileno()), *arguments]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[channel.fileno(), *keep],
+                            start_new_session=False, env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    kept = ("PATH", "LANG", "LC_ALL", "TZ", "TERM", "NO_COLOR", "COLUMNS", "JOURNAL_STREAM", "INVOCATION_ID",
+            "NOTIFY_SOCKET")
+    return {name: os.environ[name] for name in kept if name in os.environ}

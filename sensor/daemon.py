@@ -1,0 +1,32 @@
+"""``sensor run`` and ``sensor record``: check that this can work, then be the supervisor."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+from sensor.engine import Arguments
+from sensor.errors import HostError
+from sensor.notify import Notifier
+from sensor.options import RunOptions
+from sensor.supervisor import Supervisor
+
+_MACHINES = ("x86_64",)
+
+
+def run(options: RunOptions) -> int:
+    """Run until a signal, or for ``options.duration`` seconds; return the exit status.
+
+    Raises:
+        HostError: Not root, or a machine that the probes were not written for.
+    """
+    if platform.machine() not in _MACHINES:
+        raise HostError(f"the probes know the system calls of {', '.join(_MACHINES)}, not of {platform.machine()}")
+    if os.geteuid() != 0:
+        raise HostError("loading probes needs root", "sudo sensor run")
+    arguments = Arguments(
+        config=str(options.config) if options.config else None, rules=tuple(map(str, options.rules)),
+        output=options.output, events=options.events, metrics=options.metrics,
+        record=str(options.record) if options.record else None)
+    notifier = Notifier.from_environment()
+    return Supervisor([arguments.dump()], options.duration, [], notifier.send, stay=notifier.active).run()

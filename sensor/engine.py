@@ -1,0 +1,266 @@
+"""The engine: everything that reads hostile input, without any privilege.
+
+It starts as root for three things only: to read /proc for the process table, to open what the
+operator named on the command line, and to import. Then it drops everything, and only then
+reads its first setting, rule or record.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sensor import config, control, privileges
+from sensor.boottime import BootClock
+from sensor.children import SOCKET_BYTES
+from sensor.document import Builder
+from sensor.errors import SensorError, UsageError
+from sensor.kernel.ring import Ring
+from sensor.kernel.stream import KernelCounters, Stream
+from sensor.live import Live, Outputs
+from sensor.pipeline import Pipeline
+from sensor.process.seed import Found, Reader, host_user_name
+from sensor.process.table import ProcessTable
+from sensor.process.users import Users
+from sensor.rulefiles import RuleFiles
+from sensor.rules.matcher import Matcher
+from sensor.rules.model import RuleSet
+from sensor.safe_yaml import read_text
+from sensor.watch import WatchList
+
+
+def boot_ns() -> int:
+    """CLOCK_BOOTTIME in ns."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def wall_offset_ns() -> int:
+    """What to add to CLOCK_BOOTTIME for the time of day, in ns."""
+    return time.time_ns() - boot_ns()
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What the supervisor passes on from the command line; None or empty: as the settings say."""
+
+    config: str | None = None
+    rules: tuple[str, ...] = ()
+    output: str | None = None
+    events: str | None = None
+    metrics: str | None = None
+    record: str | None = None
+
+    def dump(self) -> str:
+        """Encode for :meth:`parse`."""
+        return json.dumps({name: getattr(self, name) for name in self.__slots__})
+
+    @classmethod
+    def parse(cls, text: str) -> Arguments:
+        """Decode what :meth:`dump` wrote."""
+        raw = json.loads(text)
+        return cls(**{**raw, "rules": tuple(raw["rules"])})
+
+
+@dataclass(slots=True)
+class _Opened:
+    """What was opened or read as root."""
+
+    found: list[Found]
+    rules: RuleFiles
+    config: tuple[str, int] | None  # display path, descriptor
+    outputs: Outputs
+    boot_id: str
+
+
+def _open_config(path: str | None) -> tuple[str, int] | None:
+    if path is None:
+        if not Path(config.DEFAULT_PATH).exists():
+            return None
+        path = config.DEFAULT_PATH
+    try:
+        return path, os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _open(arguments: Arguments) -> _Opened:
+    outputs = Outputs()
+    outputs.open(arguments.output, arguments.record)
+    return _Opened(list(Reader().processes()), RuleFiles.open(arguments.rules), _open_config(arguments.config),
+                   outputs, Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+
+
+class Engine:
+    """One engine process.
+
+    Args:
+        channel: To the supervisor.
+        arguments: From the command line.
+        opened: What root opened.
+    """
+
+    def __init__(self, channel: socket.socket, arguments: Arguments, opened: _Opened) -> None:
+        self._channel, self._arguments, self._opened = channel, arguments, opened
+        self._settings = self._read_settings()
+        self._rules = self._read_rules(self._settings)
+        self._matcher = Matcher(self._rules.rules)
+        self._clock = BootClock(wall_offset_ns())
+        users = Users(host_user_name)
+        self._users = users
+        self._table = ProcessTable(opened.boot_id, self._settings.limits.processes, clock=self._clock, users=users)
+        self._table.seed(opened.found)
+        opened.found.clear()
+        self._watch = WatchList(self._settings.watch.paths)
+        self._live: Live | None = None
+        self._info: dict[str, Any] = {}
+        self._stop = False
+        self._next_second = 0.0
+
+    # --- settings and rules -------------------------------------------------------------------
+
+    def _read_settings(self) -> config.Settings:
+        if self._opened.config is None:
+            return config.Settings()
+        display, fd = self._opened.config
+        return config.loads(read_text(f"/proc/self/fd/{fd}"), display)
+
+    def _read_rules(self, settings: config.Settings) -> RuleSet:
+        rules = self._opened.rules.load(settings.rules.paths)
+        for refused in rules.refused:
+            self._say(f"rule refused: {refused}")
+        if not rules.rules:
+            raise UsageError("no rule could be loaded; `sensor rules check PATH` tells why")
+        self._say(f"{len(rules.rules)} rules loaded, {len(rules.refused)} refused, "
+                  f"{len(rules.unsupported)} for log sources that this sensor does not produce")
+        return rules
+
+    def _request(self) -> control.Request:
+        limits, families = self._settings.limits, ["syscall", *self._settings.probes.families]
+        names = control.watch_entries(sorted(self._watch.leaves), sorted(self._watch.parents))
+        patterns = tuple(pattern.text for pattern in self._watch.patterns)
+        return control.Request((limits.process_ring_kib << 10, limits.ring_kib << 10), limits.kernel_memory_mib << 20,
+                               tuple(name for name in control.FAMILY_BITS if name in families), names, patterns)
+
+    def _reload(self) -> None:
+        """Read the rules anew; a broken set leaves the old one."""
+        try:
+            self._rules = self._read_rules(self._settings)
+        except SensorError as error:
+            self._say(f"reload refused, the rules stay as they were: {error}")
+            return
+        self._matcher = Matcher(self._rules.rules)
+        if self._live is not None:
+            self._live.pipeline.use(self._matcher)
+            self._live.state("reload", f"{len(self._rules.rules)} rules loaded")
+
+    # --- serving ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Ask for the probes, then read records until told to stop or the supervisor is gone."""
+        self._channel.send(self._request().pack())
+        selector = selectors.DefaultSelector()
+        selector.register(self._channel, selectors.EVENT_READ)
+        tick = self._settings.engine.tick_ms / 1000
+        wait = tick
+        while not self._stop:
+            if selector.select(wait):
+                self._message()
+            more = self._live.tick() if self._live is not None else False
+            now = time.monotonic()
+            if now >= self._next_second:
+                self._next_second = now + 1.0
+                self._second()
+            elif self._live is not None:
+                self._live.flush()
+            wait = 0.0 if more else tick
+        if self._live is not None:
+            self._live.state("stop", "the sensor stops")
+            self._live.drain()
+            self._summary()
+
+    def _message(self) -> None:
+        data, fds, _, _ = socket.recv_fds(self._channel, SOCKET_BYTES, 8)
+        if not data:
+            raise SensorError("the supervisor is gone")
+        message = json.loads(data)
+        if message["kind"] == "rings":
+            self._begin(message, fds)
+        elif message["kind"] == "stop":
+            self._stop = True
+        elif message["kind"] == "reload":
+            self._reload()
+        elif message["kind"] == "statistics":
+            self._info["statistics"] = message["programs"]
+
+    def _begin(self, info: dict[str, Any], fds: list[int]) -> None:
+        self._info = info
+        outputs = self._opened.outputs
+        if outputs.output is None and outputs.recorder is None:
+            outputs.open(self._settings.output.spec, None)
+        outputs.all_events = (self._arguments.events or self._settings.events) == "all"
+        # Processes that were born between the first look at /proc and the probes.
+        self._table.seed(Reader().processes())
+        builder = Builder(self._table, self._clock, self._users, generation=info["generation"])
+        pipeline = Pipeline(self._matcher, self._table, builder, watch=self._watch,
+                            all_events=outputs.all_events or outputs.recorder is not None,
+                            first_sequence=0 if info["restarts"] == 0 else None)
+        if info["passive"]:
+            self._channel.send(control.ready())
+            return
+        rings = [Ring(fd, size) for fd, size in zip(fds, info["rings"], strict=False)]
+        self._live = Live(pipeline, Stream(rings), KernelCounters(fds[2], info["cpus"]), outputs, boot_ns)
+        state = "engine_restart" if info["restarts"] else "start"
+        self._live.state(state, f"{len(info['programs'])} hooks attached, {len(self._rules.rules)} rules")
+        for failure in info["failures"]:
+            self._live.state("probe_failed", f"{failure['program']} ({failure['target']}): {failure['reason']}"[:500])
+        self._channel.send(control.ready())
+
+    def _second(self) -> None:
+        self._clock.offset_ns = wall_offset_ns()
+        events = 0
+        if self._live is not None:
+            self._live.second()
+            events = sum(self._live.pipeline.counters.received.values())
+        try:
+            self._channel.send(control.beat(events), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return  # the supervisor is busy; the next beat will do
+
+    def _summary(self) -> None:
+        assert self._live is not None
+        from sensor.live import totals
+
+        self._say(json.dumps(totals(self._live)))
+
+    @staticmethod
+    def _say(message: str) -> None:
+        sys.stderr.write(f"sensor: {message}\n")
+        sys.stderr.flush()
+
+
+def main() -> None:
+    """Entry point of the engine's process: descriptor of the channel, then the arguments as JSON."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the supervisor tells us when to stop
+    status = 0
+    try:
+        channel = socket.socket(fileno=int(sys.argv[1]))
+        arguments = Arguments.parse(sys.argv[2])
+        parent = os.getppid()
+        opened = _open(arguments)
+        if os.geteuid() == 0:
+            privileges.drop(*privileges.ids_of(), parent)
+        Engine(channel, arguments, opened).run()
+    except SensorError as error:
+        sys.stderr.write(f"sensor: {error}\n")
+        status = error.exit_status
+    sys.stdout.flush()
+    sys.exit(status)

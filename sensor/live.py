@@ -1,0 +1,134 @@
+"""The live engine without its surroundings: rings in, documents and alerts out, counts kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sensor.document import Document
+from sensor.kernel.stream import KernelCounters, Stream
+from sensor.outputs import Output, open_output
+from sensor.pipeline import Notice, Pipeline
+from sensor.record import Recorder, open_recorder
+
+#: How long a loss may go untold after the kernel has counted it.
+SECOND_NS = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Outputs:
+    """Where documents go. Alerts go to ``output``; every event too if ``all_events``; events to the recorder."""
+
+    output: Output | None = None
+    recorder: Recorder | None = None
+    all_events: bool = False
+
+    def open(self, spec: str | None, record: str | None) -> None:
+        """Open what the command line names; raises UsageError."""
+        if record is not None:
+            self.recorder = open_recorder(Path(record), strict=False)
+        elif spec is not None:
+            self.output = open_output(spec)
+
+    def write(self, document: Document | None, alerts: list[Document]) -> None:
+        """Hand one event and its alerts on."""
+        if document is not None:
+            if self.recorder is not None:
+                self.recorder.write(document)
+            if self.all_events and self.output is not None:
+                self.output.write(document)
+        if self.output is not None:
+            for alert in alerts:
+                self.output.write(alert)
+
+    def each(self) -> list[Output | Recorder]:
+        """All that is open."""
+        return [each for each in (self.output, self.recorder) if each is not None]
+
+
+@dataclass(slots=True)
+class Live:
+    """One engine's run over the rings.
+
+    Args:
+        clock: CLOCK_BOOTTIME in ns.
+    """
+
+    pipeline: Pipeline
+    stream: Stream
+    kernel: KernelCounters
+    outputs: Outputs
+    clock: Callable[[], int]
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)  # the kernel's, as of the last second
+    _base: int = 0  # records lost before this engine began
+
+    def __post_init__(self) -> None:
+        self.counts = self.kernel.read()
+        # A later engine joins rings that an earlier one has read: what was lost before, that one told.
+        self._base = 0 if self.pipeline.sequences.begins else self._lost()
+
+    def tick(self) -> bool:
+        """Read and match one batch; True where more is waiting."""
+        records = self.stream.batch()
+        if records:
+            feed, write = self.pipeline.feed, self.outputs.write
+            for record in records:
+                document, alerts = feed(record)
+                if document is not None:
+                    write(document, alerts)
+        self._tell(self.pipeline.notices(self.clock()))
+        return self.stream.backlog
+
+    def second(self) -> None:
+        """Once a second, also when no event comes: tell losses that left no gap behind."""
+        self.counts = self.kernel.read()
+        waiting = sum(self.stream.used())
+        gaps = self.pipeline.counters.lost.get("kernel_ringbuf", 0)
+        # Loss at the tail leaves no gap until the next record. While records wait, their gaps are yet to be seen.
+        untold = self._lost() - self._base - gaps - self.pipeline.sequences.missing()
+        if untold > 0 and not waiting:
+            self._tell([self.pipeline.loss(untold, now_ns=self.clock())])
+        for each in self.outputs.each():
+            each.flush()
+
+    def drain(self) -> None:
+        """Read what is left after the probes are gone, and close the outputs."""
+        while self.tick():
+            pass
+        self.tick()
+        self.second()
+        for each in self.outputs.each():
+            each.close()
+
+    def state(self, state: str, detail: str) -> None:
+        """Report a change of the sensor itself."""
+        self._tell([self.pipeline.state(state, detail, now_ns=self.clock())])
+
+    def flush(self) -> None:
+        """Hand on what outputs hold back."""
+        if self.outputs.output is not None:
+            self.outputs.output.flush()
+
+    def _lost(self) -> int:
+        return sum(counts["lost"] for counts in self.counts.values())
+
+    def _tell(self, notices: list[Notice]) -> None:
+        for document, alerts in notices:
+            # The sensor's own state is never left out: a loss that nobody is told of is a loss.
+            if self.outputs.recorder is not None:
+                self.outputs.recorder.write(document)
+            if self.outputs.output is not None:
+                self.outputs.output.write(document)
+                for alert in alerts:
+                    self.outputs.output.write(alert)
+
+
+def totals(live: Live) -> dict[str, Any]:
+    """The numbers of the summary at the end."""
+    counters = live.pipeline.counters
+    emitted = sum(counts["emitted"] for counts in live.counts.values())
+    lost = sum(counts["lost"] for counts in live.counts.values())
+    return {"emitted": emitted, "received": sum(counters.received.values()), "lost": lost,
+            "alerts": counters.alerts, "by_rule": dict(sorted(counters.matches.items()))}

@@ -1,0 +1,378 @@
+"""The supervisor: root, small, no parser. Holds the probes' descriptors; starts and watches the engine.
+
+Probes live exactly as long as this process: when it dies, however it dies, the kernel closes
+its descriptors and detaches everything. It understands three fixed-size messages of the engine
+(control.py) and JSON of the loader, a child of its own that runs as root.
+
+Standard library only. Must stay readable in one sitting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sensor import children, control
+from sensor.errors import UsageError
+from sensor.kernel import bpf
+from sensor.kernel.plan import Plan, possible_cpus
+
+ENGINE_SILENT_SECONDS = 30.0
+LOAD_SECONDS = 120.0
+STOP_SECONDS = 15.0
+STATISTICS_SECONDS = 10.0
+BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
+HEALTHY_SECONDS = 600.0  # after which the back-off begins anew
+STATUS_USAGE, STATUS_HOST = 2, 3
+
+
+@dataclass(slots=True)
+class _Load:
+    """What one run of the loader brought. ``fds`` keeps everything attached."""
+
+    fds: list[int] = field(default_factory=list)
+    maps: dict[str, int] = field(default_factory=dict)
+    programs: list[dict[str, Any]] = field(default_factory=list)
+    program_fds: dict[int, int] = field(default_factory=dict)  # program id -> descriptor
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    fatal: dict[str, str] | None = None
+    done: bool = False
+
+    def take(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Add one message of the loader."""
+        kind = message["kind"]
+        if kind == "maps":
+            self.maps = dict(zip(message["names"], fds, strict=True))
+        elif kind == "family":
+            self.fds += fds
+            self.programs += message["programs"]
+            self.failures += message["failures"]
+            self._find_programs(fds)
+        elif kind == "failed":
+            self.failures.append({"event": "", "program": message["name"], "target": "family",
+                                  "reason": message["reason"], "log": message.get("log", "")})
+        elif kind == "fatal":
+            self.fatal = {"reason": message["reason"], "fix": message["fix"]}
+        elif kind == "done":
+            self.missing, self.done = message["missing"], True
+
+    def _find_programs(self, fds: list[int]) -> None:
+        for fd in fds:
+            # Links and perf events are among them; asking those for program facts gives other facts.
+            if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:bpf-prog":
+                self.program_fds[bpf.program_info(fd).id] = fd
+
+    def close(self) -> None:
+        """Detach and unload everything."""
+        for fd in (*self.fds, *self.maps.values()):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self.fds, self.maps, self.program_fds, self.programs = [], {}, {}, []
+
+
+class Supervisor:
+    """One run of the sensor.
+
+    Args:
+        arguments: Passed to the engine as they are (JSON of its options).
+        duration: Seconds after which it stops by itself, counted from readiness; None: never.
+        keep: Descriptors that the engine inherits (an opened output).
+        notify: Sends a line to the service manager (sd_notify); a no-op elsewhere.
+        stay: Without probes, stay up in passive mode with the reason, instead of ending with status 3.
+    """
+
+    def __init__(self, arguments: list[str], duration: float | None, keep: list[int],
+                 notify: Callable[[str], None], *, stay: bool) -> None:
+        self._arguments, self._duration, self._keep = arguments, duration, keep
+        self._notify, self._stay = notify, stay
+        self._selector = selectors.DefaultSelector()
+        self._engine: Any = None
+        self._engine_channel: socket.socket | None = None
+        self._loader: Any = None
+        self._loader_channel: socket.socket | None = None
+        self._load = _Load()
+        self._request: control.Request | None = None
+        self._plan: Plan | None = None
+        self._deadlines: dict[str, float] = {}  # name -> monotonic time; see _due
+        self._restarts, self._started, self._ready, self._stopping = 0, 0.0, False, False
+        self._status = 0
+        self._generation = 0  # when the rings were made, ns CLOCK_BOOTTIME: numbers of records begin anew with them
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def run(self) -> int:
+        """Serve until a signal, the duration's end or a fatal error; return the exit status."""
+        self._catch_signals()
+        self._start_engine()
+        try:
+            while self._engine is not None or "restart" in self._deadlines:
+                for key, _ in self._selector.select(self._timeout()):
+                    key.data()
+                self._due()
+        finally:
+            self._detach()
+            self._kill(self._loader)
+            self._kill(self._engine)
+        return self._status
+
+    # --- signals and time ---------------------------------------------------------------------
+
+    def _catch_signals(self) -> None:
+        signal.set_wakeup_fd(self._wake_write)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)  # the wake-up pipe carries it
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._on_signal)
+
+    def _on_signal(self) -> None:
+        for number in os.read(self._wake_read, 64):
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self.stop()
+            elif number == signal.SIGHUP:
+                self._tell({"kind": "reload"})
+        self._reap()
+
+    def _timeout(self) -> float:
+        nearest = min(self._deadlines.values(), default=time.monotonic() + 3600)
+        return max(0.0, nearest - time.monotonic())
+
+    def _due(self) -> None:
+        now = time.monotonic()
+        actions = {"restart": self._start_engine, "silent": self._engine_silent, "load": self._load_late,
+                   "duration": self.stop, "stop": self._stop_late, "statistics": self._send_statistics}
+        for name in [name for name, at in self._deadlines.items() if at <= now]:
+            del self._deadlines[name]
+            actions[name]()
+
+    def _after(self, name: str, seconds: float) -> None:
+        self._deadlines[name] = time.monotonic() + seconds
+
+    # --- the engine ---------------------------------------------------------------------------
+
+    def _start_engine(self) -> None:
+        ours, theirs = children.channel_pair()
+        self._engine = children.start("sensor.engine", theirs, self._arguments, self._keep)
+        theirs.close()
+        self._engine_channel = ours
+        self._selector.register(ours, selectors.EVENT_READ, self._from_engine)
+        self._started = time.monotonic()
+        self._after("silent", ENGINE_SILENT_SECONDS * 2)
+
+    def _from_engine(self) -> None:
+        assert self._engine_channel is not None
+        try:
+            data = self._engine_channel.recv(control.PACKET_BYTES)
+        except OSError:
+            data = b""
+        if not data:
+            self._close_engine_channel()
+            return
+        kind = control.kind_of(data)
+        if kind == control.MAGIC_PLAN:
+            self._on_plan(data)
+        elif kind == control.MAGIC_READY:
+            self._on_ready()
+        elif kind != control.MAGIC_BEAT:
+            self._say(f"a malformed request of {len(data)} bytes from the engine was dropped")
+            return
+        self._after("silent", ENGINE_SILENT_SECONDS)
+        self._notify("WATCHDOG=1")
+
+    def _on_plan(self, data: bytes) -> None:
+        try:
+            request = control.parse_request(data)
+            cpus = possible_cpus(Path("/sys/devices/system/cpu/possible").read_text())
+            names = tuple((name.decode("utf-8", "surrogateescape"), kind) for name, kind in request.names)
+            plan = Plan(request.rings, request.families, request.memory_limit, cpus, names, request.patterns)
+            plan.check()
+        except UsageError as error:
+            self._fail(STATUS_USAGE, str(error))
+            return
+        if self._load.done and self._plan is not None:
+            if (plan.families, plan.rings) != (self._plan.families, self._plan.rings):
+                self._say("probe families and ring sizes change only with a restart of the service")
+            self._hand_over()
+        elif self._loader is None:
+            self._plan = plan
+            self._start_loader()
+
+    def _on_ready(self) -> None:
+        if not self._ready:
+            self._ready = True
+            if self._duration is not None:
+                self._after("duration", self._duration)
+        self._notify("READY=1")
+
+    def _tell(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
+        if self._engine_channel is None:
+            return
+        try:
+            socket.send_fds(self._engine_channel, [json.dumps(message).encode()], fds or [],
+                            socket.MSG_DONTWAIT)
+        except OSError as error:
+            # A full socket is an engine that does not read; its silence is noticed elsewhere.
+            self._say(f"the engine did not take {message['kind']}: {error.strerror}")
+
+    def _hand_over(self) -> None:
+        """Give the engine what it may have: rings and counters, never a link or a filter map."""
+        assert self._plan is not None
+        passive = self._load.fatal
+        info = {"kind": "rings", "rings": self._plan.rings, "cpus": self._plan.cpus,
+                "memory": self._plan.memory(), "restarts": self._restarts, "missing": self._load.missing,
+                "generation": self._generation, "programs": self._load.programs,
+                "failures": self._load.failures, "passive": passive}
+        names = () if passive else ("ring_process", "ring_events", "counters")
+        if not passive:
+            for slot, pid in enumerate((os.getpid(), self._engine.pid)):
+                bpf.map_update(self._load.maps["settings"], struct.pack("<I", slot), struct.pack("<Q", pid))
+        self._tell(info, [self._load.maps[name] for name in names])
+        self._after("statistics", 0.0)
+
+    def _engine_silent(self) -> None:
+        self._say(f"the engine was silent for {ENGINE_SILENT_SECONDS:.0f} s; it is ended and started again")
+        self._kill(self._engine)
+
+    def _engine_ended(self, status: int) -> None:
+        self._close_engine_channel()
+        self._engine = None
+        self._deadlines.pop("silent", None)
+        if self._stopping:
+            self._status = self._status or max(status, 0)
+            return
+        if not self._ready:  # it never ran: its message stands on stderr, trying again can't help
+            self._status = status if status > 0 else 1
+            self._stopping = True
+            return
+        if time.monotonic() - self._started > HEALTHY_SECONDS:
+            self._restarts = 0
+        delay = BACKOFF_SECONDS[min(self._restarts, len(BACKOFF_SECONDS) - 1)]
+        self._restarts += 1
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        self._say(f"the engine ended by {how}; start {self._restarts} again in {delay} s")
+        self._after("restart", delay)
+
+    def _close_engine_channel(self) -> None:
+        if self._engine_channel is not None:
+            self._selector.unregister(self._engine_channel)
+            self._engine_channel.close()
+            self._engine_channel = None
+
+    # --- the loader ---------------------------------------------------------------------------
+
+    def _start_loader(self) -> None:
+        assert self._plan is not None
+        ours, theirs = children.channel_pair()
+        self._loader = children.start("sensor.kernel.loader", theirs)
+        theirs.close()
+        ours.send(self._plan.dump())
+        self._generation = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._loader_channel = ours
+        self._selector.register(ours, selectors.EVENT_READ, self._from_loader)
+        self._after("load", LOAD_SECONDS)
+
+    def _from_loader(self) -> None:
+        assert self._loader_channel is not None
+        data, fds, _, _ = socket.recv_fds(self._loader_channel, children.SOCKET_BYTES, 253)
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        if data:
+            self._load.take(json.loads(data), fds)
+        if not data or self._load.done or self._load.fatal:
+            self._loaded()
+
+    def _loaded(self) -> None:
+        assert self._loader_channel is not None
+        self._selector.unregister(self._loader_channel)
+        self._loader_channel.close()
+        self._loader_channel = None
+        self._deadlines.pop("load", None)
+        if not self._load.done and self._load.fatal is None:
+            self._load.fatal = {"reason": "the loader ended before it was done", "fix": "sensor doctor"}
+        for failure in self._load.failures:
+            self._say(f"probe {failure['program']} ({failure['target']}) failed: {failure['reason']}\n"
+                      f"{failure.get('log', '')}")
+        families = {program["family"] for program in self._load.programs}
+        if self._load.fatal is None and "process" not in families:
+            self._load.fatal = {"reason": "the process probes did not load", "fix": "sensor doctor"}
+        if self._load.fatal is not None:
+            self._load.close()
+            self._no_probes(self._load.fatal)
+        if not self._stopping:
+            self._hand_over()
+
+    def _no_probes(self, fatal: dict[str, str]) -> None:
+        fix = f"\n  fix: {fatal['fix']}" if fatal["fix"] else ""
+        if self._stay:
+            self._load.done = True
+            self._say(f"passive, nothing is seen: {fatal['reason']}{fix}")
+        else:
+            self._fail(STATUS_HOST, f"{fatal['reason']}{fix}")
+
+    def _load_late(self) -> None:
+        self._say(f"loading took more than {LOAD_SECONDS:.0f} s and was ended")
+        self._kill(self._loader)
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Detach, let the engine drain its rings, end."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._notify("STOPPING=1")
+        self._deadlines.clear()
+        self._detach()
+        self._kill(self._loader)
+        self._tell({"kind": "stop"})
+        self._after("stop", STOP_SECONDS)
+
+    def _fail(self, status: int, message: str) -> None:
+        self._say(message)
+        self._status = status
+        self.stop()
+
+    def _stop_late(self) -> None:
+        self._say(f"the engine did not stop within {STOP_SECONDS:.0f} s and was ended")
+        self._status = self._status or 1
+        self._kill(self._engine)
+
+    def _detach(self) -> None:
+        self._load.close()
+
+    def _send_statistics(self) -> None:
+        rows = []
+        for fd in self._load.program_fds.values():
+            with contextlib.suppress(OSError):
+                info = bpf.program_info(fd)
+                rows.append([info.id, info.run_ns, info.runs, info.missed])
+        self._tell({"kind": "statistics", "programs": rows})
+        self._after("statistics", STATISTICS_SECONDS)
+
+    def _reap(self) -> None:
+        # By pid through Popen, never waitpid(-1): only our own children are ours to reap.
+        if self._loader is not None and self._loader.poll() is not None:
+            self._loader = None
+        if self._engine is not None:
+            status = self._engine.poll()
+            if status is not None:
+                self._engine_ended(status)
+
+    @staticmethod
+    def _kill(child: Any) -> None:
+        if child is not None and child.poll() is None:
+            child.kill()
+
+    def _say(self, message: str) -> None:
+        # Plain stderr: systemd puts it into the journal, a terminal shows it.
+        sys.stderr.write(f"sensor: {message.strip()}\n")
+        sys.stderr.flush()
