@@ -315,6 +315,7 @@ int on_sendmmsg(struct bpf_raw_tracepoint_args *ctx)
 	read_arguments(&call, ctx);
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 4; i++) {
+		asm volatile("" : "+r"(i));     /* or the bound becomes "count != 0", which 6.1 never sees end */
 		if (i >= call.result)
 			break;
 		emit_message(&call, (void *)call.b + i * MMSGHDR);
