@@ -230,7 +230,9 @@ def _text(name: str | None, key: str, value: SigmaString) -> Condition:
             if glob is Glob.ONE or parts[-1:] != [Glob.MANY]:
                 parts.append(glob)
         elif part:
-            parts.append(part if cased else fold(part))
+            text = part if cased else fold(part)
+            before = parts.pop() if parts and isinstance(parts[-1], str) else ""
+            parts.append(f"{before}{text}")
     if key == ANYWHERE and parts[-1] is not Glob.MANY:
         parts.append(Glob.MANY)
     return text_condition(key, parts, cased)
@@ -311,7 +313,7 @@ def _broken_line(document: Map) -> int:
                 build()
             except Exception:  # noqa: BLE001  whatever it raises is the error that is being looked for
                 return line
-    return detection.lines.get("condition", document.line)
+    return detection.lines.get("condition", document.lines["detection"])
 
 
 def _pieces(definition: Any, line: int) -> Iterator[tuple[int, Callable[[], object]]]:
