@@ -44,6 +44,8 @@ WATCH_DEFAULT = (
     "/etc/kubernetes/*", "/etc/kubernetes/pki/*", "/var/lib/kubelet/pki/*",
     "/run/secrets/kubernetes.io/serviceaccount/token",
     "/run/secrets/kubernetes.io/serviceaccount/*/token",
+    "/home/*/.config/google-chrome/*/Login Data", "/home/*/.config/chromium/*/Login Data",
+    "/home/*/.mozilla/firefox/*/logins.json", "/home/*/.mozilla/firefox/*/key4.db",
     "/proc/*/mem", "/proc/kcore", "/dev/mem", "/dev/kmem",
 )
 
