@@ -46,7 +46,7 @@ _Static_assert(__builtin_offsetof(struct dentry, d_name) == __builtin_offsetof(s
 
 BPF_RINGBUF_OUTPUT(ring, 1);
 BPF_ARRAY(counters, struct counter, NR_CPUS * TYPES);
-BPF_ARRAY(settings, u64, 8);                /* [0], [1]: thread groups of the sensor itself */
+BPF_ARRAY(settings, u64, 8);                /* thread groups: [0] supervisor, [1] engine, [2] loader */
 BPF_PERCPU_ARRAY(scratch, struct scratch, 1);
 
 static __always_inline struct counter *counter_of(u32 type)

@@ -95,6 +95,18 @@ int on_finit_module(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* The loader's children load our own programs; they are gone before anybody could ask who they were. */
+static __always_inline int is_loader_child(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task(), *parent = NULL;
+	u32 two = 2, tgid = 0;
+	u64 *loader = settings.lookup(&two);
+
+	READ(parent, &task->real_parent);
+	READ(tgid, &parent->tgid);
+	return loader && *loader == tgid;
+}
+
 int on_bpf(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct arguments call;
@@ -104,7 +116,7 @@ int on_bpf(struct bpf_raw_tracepoint_args *ctx)
 	u32 value = 0;
 
 	read_arguments(&call, ctx);
-	if (call.a != BPF_PROG_LOAD_COMMAND || is_self())
+	if (call.a != BPF_PROG_LOAD_COMMAND || is_self() || is_loader_child())
 		return 0;
 	if (call.result >= 0)
 		file = file_of(call.result);

@@ -129,6 +129,7 @@ def run(channel: socket.socket) -> None:
         missing = _prepare(work)
         shared = plans.create_shared(plan)
         _watch(plan, shared)
+        bpf.map_update(shared["settings"], struct.pack("<I", 2), struct.pack("<Q", os.getpid()))
         _send(channel, {"kind": "maps", "names": list(plans.SHARED)}, [shared[name] for name in plans.SHARED])
         running: dict[int, Family] = {}
         for family in FAMILIES:
