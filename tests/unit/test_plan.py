@@ -1,0 +1,84 @@
+"""What may be loaded is checked before anything is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sensor.errors import UsageError
+from sensor.kernel import plan as plans
+from sensor.kernel.hooks import FAMILIES, HOOKS, syscall_numbers
+from sensor.kernel.plan import Plan, possible_cpus
+from sensor.schema import BY_NAME, EVENTS
+
+PLAN = Plan((1 << 20, 8 << 20), tuple(family.name for family in FAMILIES), 32 << 20, 8, (("shadow", 1),), ("/etc/x",))
+PROBES = Path(__file__).parents[2] / "probes"
+
+
+def test_a_plan_reads_back_as_it_was_written() -> None:
+    """Supervisor and loader speak of the same plan."""
+    assert Plan.load(PLAN.dump()) == PLAN
+
+
+@pytest.mark.parametrize("rings", [(0, 4096), (4095, 4096), (3 << 20, 4096), (4096, 64 << 20)])
+def test_ring_sizes_out_of_bounds_are_refused(rings: tuple[int, int]) -> None:
+    """A ring is a power of two pages within fixed bounds."""
+    with pytest.raises(UsageError, match="ring size"):
+        replace(PLAN, rings=rings).check()
+
+
+def test_memory_beyond_the_limit_is_refused_before_loading() -> None:
+    """The sum is computed, not discovered; the hard cap holds whatever the settings say."""
+    PLAN.check()
+    with pytest.raises(UsageError, match="kernel memory"):
+        replace(PLAN, memory_limit=8 << 20).check()
+    with pytest.raises(UsageError, match="kernel memory"):
+        replace(PLAN, rings=(32 << 20, 32 << 20), memory_limit=1 << 40).check()
+
+
+def test_unknown_families_are_refused() -> None:
+    """No name but those of probe files."""
+    with pytest.raises(UsageError, match="nonsense"):
+        replace(PLAN, families=("process", "nonsense")).check()
+
+
+@pytest.mark.parametrize(("text", "count"), [("0\n", 1), ("0-3", 4), ("0,2-7", 8)])
+def test_possible_processors_are_counted_to_the_highest(text: str, count: int) -> None:
+    """Rows are indexed by processor number, so gaps count."""
+    assert possible_cpus(text) == count
+
+
+def test_every_kernel_event_has_a_hook_and_every_hook_a_program() -> None:
+    """The table, the probes and the events can't drift apart."""
+    assert set(HOOKS) == {event.name for event in EVENTS if event.id < 100}
+    for name, hooks in HOOKS.items():
+        text = PROBES.joinpath(f"{BY_NAME[name].family}.c").read_text()
+        for hook in hooks:
+            assert re.search(rf"\b{hook.program}\b", text), f"{hook.program} of {name}"
+
+
+def test_no_system_call_is_handled_twice() -> None:
+    """One slot of a table has one handler; io_uring numbers and the like stay free."""
+    for index in (0, 1):
+        numbers = [syscall_numbers(hook)[index] for hooks in HOOKS.values() for hook in hooks if hook.kind == "syscall"]
+        used = [number for number in numbers if number]
+        assert len(used) == len(set(used))
+        assert max(used) < plans.SYSCALL_SLOTS
+
+
+def test_every_family_fits_the_helpers_bounds() -> None:
+    """Masks are one less than a power of two, and a record fits a per-processor value of 32 KiB."""
+    for family in FAMILIES:
+        assert family.mask & (family.mask + 1) == 0
+        assert family.mask + 1 + family.slack + 16 <= 32 << 10
+
+
+def test_every_probe_file_states_hooks_misses_and_cost() -> None:
+    """Whoever reads a probe learns what it can't see."""
+    for family in FAMILIES:
+        head = PROBES.joinpath(f"{family.name}.c").read_text().partition("*/")[0]
+        for word in ("SPDX-License-Identifier", "Emits", "Why here", "Hooks", "Misses", "Cost"):
+            assert word in head, f"{family.name}.c: {word}"
