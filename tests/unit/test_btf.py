@@ -59,6 +59,14 @@ def small() -> Maker:
     return made
 
 
+def compile_header(folder: Path, text: str) -> None:
+    """Let a real compiler check the assertions in a header."""
+    folder.joinpath("header.h").write_text(text)
+    file = folder / "main.c"
+    file.write_text('#include "header.h"\nint main(void) { return 0; }\n')
+    subprocess.run(["gcc", "-fsyntax-only", "-Werror", str(file)], check=True)
+
+
 def test_fields_inside_anonymous_unions_are_found_at_their_offset() -> None:
     """The kernel hides half of struct sock_common in unnamed unions."""
     types = Btf(small().data())
@@ -73,9 +81,7 @@ def test_header_compiles_and_has_only_what_was_asked_for(tmp_path: Path) -> None
     assert sorted(writer.missing) == ["absent", "inner.gone"]
     assert "HAVE_inner__b" in text and "gone" not in text and " a;" not in text
     if shutil.which("gcc"):
-        file = tmp_path / "t.c"
-        file.write_text(text + "\nint main(void) { return 0; }\n")
-        subprocess.run(["gcc", "-fsyntax-only", "-Werror", str(file)], check=True)
+        compile_header(tmp_path, text)
 
 
 @given(st.binary(max_size=300))
@@ -107,6 +113,4 @@ def test_running_kernel_has_what_the_probes_read(tmp_path: Path) -> None:
                             "task_struct.loginuid", "task_struct.sessionid"}
     assert all(f"struct {name} {{" in text for name in WANTED)
     if shutil.which("gcc"):
-        file = tmp_path / "t.c"
-        file.write_text(text + "\nint main(void) { return 0; }\n")
-        subprocess.run(["gcc", "-fsyntax-only", "-Werror", str(file)], check=True)
+        compile_header(tmp_path, text)

@@ -59,10 +59,10 @@ def expected(kind: Kind, raw: bytes | None) -> Any:
         return () if kind is Kind.LIST else ""
     text = raw.decode("utf-8", "surrogateescape")
     if kind is Kind.TEXT:
-        return text[:-1] if text.endswith("\0") else text
+        return text.removesuffix("\0")
     if kind is Kind.PATH:
         return "/" + "/".join(reversed([part for part in text.split("\0") if part not in ("", "/")]))
-    return tuple((text[:-1] if text.endswith("\0") else text).split("\0")) if text else ()
+    return tuple((text.removesuffix("\0")).split("\0")) if text else ()
 
 
 @given(st.data())
