@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
-from sensor.engine import Arguments
+from sensor.arguments import Arguments
 from sensor.errors import HostError
 from sensor.notify import Notifier
 from sensor.options import RunOptions

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sensor import config, control, privileges
+from sensor.arguments import Arguments
 from sensor.boottime import BootClock
 from sensor.children import SOCKET_BYTES
 from sensor.document import Builder
@@ -45,28 +46,6 @@ def boot_ns() -> int:
 def wall_offset_ns() -> int:
     """What to add to CLOCK_BOOTTIME for the time of day, in ns."""
     return time.time_ns() - boot_ns()
-
-
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """What the supervisor passes on from the command line; None or empty: as the settings say."""
-
-    config: str | None = None
-    rules: tuple[str, ...] = ()
-    output: str | None = None
-    events: str | None = None
-    metrics: str | None = None
-    record: str | None = None
-
-    def dump(self) -> str:
-        """Encode for :meth:`parse`."""
-        return json.dumps({name: getattr(self, name) for name in self.__slots__})
-
-    @classmethod
-    def parse(cls, text: str) -> Arguments:
-        """Decode what :meth:`dump` wrote."""
-        raw = json.loads(text)
-        return cls(**{**raw, "rules": tuple(raw["rules"])})
 
 
 @dataclass(slots=True)

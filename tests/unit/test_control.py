@@ -45,7 +45,7 @@ def test_a_damaged_plan_is_refused_or_within_bounds(damage: list[tuple[int, int]
 def test_too_many_names_are_said_to_be_too_many() -> None:
     """The kernel's filter has a bound, and the message names the setting."""
     names = tuple((b"n%d" % number, 1) for number in range(control.MAX_WATCH + 1))
-    with pytest.raises(UsageError, match="watch.paths"):
+    with pytest.raises(UsageError, match=r"watch\.paths"):
         control.Request((4096, 4096), 1 << 20, ("process",), names).pack()
 
 
