@@ -57,7 +57,8 @@ def _per_event() -> dict[str, int]:
 class Counters:
     """What went through, in plain numbers. Keys are closed sets, but for rule ids and processors."""
 
-    received: dict[str, int] = field(default_factory=_per_event)  # records, by event name
+    received: dict[str, int] = field(default_factory=_per_event)  # the kernel's records, by event name
+    own: int = 0  # documents about the sensor itself
     documents: int = 0
     replayed: int = 0  # documents from recordings
     filtered: dict[str, int] = field(default_factory=_per_event)  # in user space, by event name
@@ -92,6 +93,7 @@ class Pipeline:
         self.watch = watch
         self._all_events = all_events
         self._own_sequence = 0
+        self._told_ahead = 0  # records told as lost by count, whose gap is still to come
         self.use(matcher)
 
     def use(self, matcher: Rules) -> None:
@@ -115,7 +117,7 @@ class Pipeline:
         kind = record.type
         name = _NAMES[kind]
         self.counters.received[name] += 1
-        self.sequences.saw(record.ring, record.cpu, record.seq, record.time_ns)
+        self.sequences.saw(record.ring, record.cpu, record.seq)
         process = table.apply(record)
         if record.flags & Flag.TRUNCATED:
             self.counters.truncated[name] += 1
@@ -136,15 +138,20 @@ class Pipeline:
 
     # The sensor's own events ---------------------------------------------------------------------
 
-    def notices(self, now_ns: int) -> list[Notice]:
+    def notices(self, now_ns: int, *, final: bool = False) -> list[Notice]:
         """Documents and alerts for the gaps that have come to light. Call it with every batch.
 
-        A gap is told once, about 0.1 s after it was seen; *now_ns* is CLOCK_BOOTTIME.
+        A gap is told once, 0.1 s after the first of these calls that saw it, or at once if *final*:
+        no record comes any more. *now_ns* is CLOCK_BOOTTIME. What ``loss`` has told already, by count
+        alone, is not counted again: its numbers follow in a document with the rest of the count,
+        perhaps 0.
         """
         told = []
-        for gap in self.sequences.settled(now_ns):
+        for gap in self.sequences.settled(now_ns, final=final):
             self.counters.gaps[gap.cpu] = self.counters.gaps.get(gap.cpu, 0) + 1
-            told.append(self.loss(gap.count, gap.first, gap.last, now_ns=now_ns, cpu=gap.cpu))
+            ahead = min(self._told_ahead, gap.count)
+            self._told_ahead -= ahead
+            told.append(self.loss(gap.count - ahead, gap.first, gap.last, now_ns=now_ns, cpu=gap.cpu))
         return told
 
     def loss(self, count: int, first: int = 0, last: int = 0, *, now_ns: int, stage: str = STAGE_RING,
@@ -161,6 +168,8 @@ class Pipeline:
             cpu: Processor, where known.
         """
         self.counters.lost[stage] = self.counters.lost.get(stage, 0) + count
+        if stage == STAGE_RING and not last:
+            self._told_ahead += count
         return self._own(_LOSS, (count, first, last, stage, event), now_ns, cpu=cpu)
 
     def state(self, state: str, detail: str, *, now_ns: int) -> Notice:
@@ -193,10 +202,9 @@ class Pipeline:
         if self.builder is None:
             raise TypeError("a pipeline without a builder makes no documents of its own")
         self._own_sequence += 1
-        self.counters.received[_NAMES[kind]] += 1
+        self.counters.own += 1
         record = Record(kind, 0, self._own_sequence, now_ns, 0, 0, 0, 0, 0, 0, 0, 0, values, _OWN_RING)
         document = self.builder.build_own(record)
         if cpu is not None:
             document.setdefault("sensor", {})["cpu"] = cpu
-        self.counters.documents += 1
         return document, self._alerts(document)

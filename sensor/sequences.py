@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-# Far longer than any program runs, interrupted or not; still well within the second in which a loss is told.
+# Far longer than a probe runs, interrupted or not; still well within the second in which a loss is told.
 SETTLE_NS = 100_000_000
 # Gaps remembered one by one for each ring and processor; beyond it the last grows, with its exact count.
 GAPS_MAX = 64
@@ -25,7 +25,7 @@ class Gap:
     first: int
     last: int
     count: int
-    seen_ns: int
+    seen_ns: int = -1  # when it was first looked at; not yet: -1
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Sequences:
             return 0
         return sum(gap.count for stream in self._streams.values() for gap in stream.gaps)
 
-    def saw(self, ring: int, cpu: int, seq: int, time_ns: int) -> None:
+    def saw(self, ring: int, cpu: int, seq: int) -> None:
         """Take in the number of one record that arrived."""
         stream = self._streams.get((ring, cpu))
         if stream is None:
@@ -68,21 +68,28 @@ class Sequences:
         if seq == expected:
             stream.last = seq
         elif seq > expected:
-            self._open_gap(stream, Gap(ring, cpu, expected, seq - 1, seq - expected, time_ns))
+            self._open_gap(stream, Gap(ring, cpu, expected, seq - 1, seq - expected))
             stream.last = seq
         else:
             self._late(stream, seq)
 
-    def settled(self, now_ns: int) -> list[Gap]:
-        """Gaps that no late record will fill any more, each given once; in order of their streams."""
+    def settled(self, now_ns: int, *, final: bool = False) -> list[Gap]:
+        """Gaps that no late record will fill any more, each given once; in order of their streams.
+
+        A gap settles by the time of these calls, not by that of its records: with a backlog, records
+        are old when they are read, and the one that fills the gap is in the next batch all the same.
+        *final*: nothing comes any more, so all gaps are settled.
+        """
         if not self._open:
             return []
         found: list[Gap] = []
         for stream in self._streams.values():
-            old = [gap for gap in stream.gaps if now_ns - gap.seen_ns >= SETTLE_NS]
-            if old:
-                stream.gaps = [gap for gap in stream.gaps if now_ns - gap.seen_ns < SETTLE_NS]
-                found += old
+            waiting: list[Gap] = []
+            for gap in stream.gaps:
+                if gap.seen_ns < 0:
+                    gap.seen_ns = now_ns
+                (found if final or now_ns - gap.seen_ns >= SETTLE_NS else waiting).append(gap)
+            stream.gaps = waiting
         self._open -= len(found)
         return found
 

@@ -151,6 +151,7 @@ def test_gap_becomes_a_loss_document_that_rules_see() -> None:
     made.feed(record("process_fork", seq=5, cpu=3, child_pid=9, child_start_ns=2, time_ns=SECOND))
     made.feed(record("process_exit", seq=9, cpu=3, time_ns=SECOND))
     assert made.notices(SECOND) == []
+    assert made.sequences.missing() == 3
     ((document, alerts),) = made.notices(SECOND + SETTLE_NS)
     assert document["event"]["kind"] == "state"
     assert document["event"]["action"] == "sensor-loss"
@@ -161,6 +162,22 @@ def test_gap_becomes_a_loss_document_that_rules_see() -> None:
     assert made.counters.lost == {"kernel_ringbuf": 3}
     assert made.counters.gaps == {3: 1}
     assert made.notices(99 * SECOND) == []
+
+
+def test_loss_told_by_count_is_not_counted_again_when_its_gap_shows() -> None:
+    """At the tail, only the kernel's counters know; the numbers follow with the next record."""
+    made = pipeline()
+    made.feed(record("file_open", seq=0))
+    made.loss(3, now_ns=SECOND)
+    made.feed(record("file_open", seq=6))
+    ((document, _),) = made.notices(2 * SECOND, final=True)
+    assert document["sensor"]["loss"] == {"count": 2, "from": 1, "to": 5, "stage": "kernel_ringbuf", "type": "all"}
+    made.feed(record("file_open", seq=8))
+    ((document, _),) = made.notices(3 * SECOND, final=True)
+    assert document["sensor"]["loss"]["count"] == 1
+    assert made.counters.lost == {"kernel_ringbuf": 6}
+    assert made.counters.received["file_open"] == 3
+    assert sum(made.counters.received.values()) == 3
 
 
 def test_state_document_says_what_happened() -> None:

@@ -14,13 +14,13 @@ def feed(numbers: list[int], **more: int) -> Sequences:
     """Numbers of one stream, one after the other."""
     made = Sequences(**more)
     for number in numbers:
-        made.saw(0, 0, number, 0)
+        made.saw(0, 0, number)
     return made
 
 
 def told(made: Sequences) -> list[tuple[int, int, int]]:
     """What is reported as lost: first, last, count."""
-    return [(gap.first, gap.last, gap.count) for gap in made.settled(LATER)]
+    return [(gap.first, gap.last, gap.count) for gap in made.settled(LATER, final=True)]
 
 
 def test_gap_is_told_once_with_its_exact_ends() -> None:
@@ -33,9 +33,12 @@ def test_gap_is_told_once_with_its_exact_ends() -> None:
 def test_gap_is_not_believed_before_it_has_settled() -> None:
     """A record may be overtaken by the interrupt that came between its number and its space."""
     made = feed([0, 2])
-    assert made.settled(SETTLE_NS - 1) == []
-    made.saw(0, 0, 1, 0)
+    assert made.settled(LATER) == []
+    assert made.settled(LATER + SETTLE_NS - 1) == []
+    assert made.missing() == 1
+    made.saw(0, 0, 1)
     assert told(made) == []
+    assert made.missing() == 0
     assert (made.reordered, made.repeated) == (1, 0)
 
 
@@ -55,9 +58,9 @@ def test_streams_of_rings_and_processors_are_apart() -> None:
     """Each has numbers of its own."""
     made = Sequences()
     for ring, cpu in ((0, 0), (0, 1), (1, 0)):
-        made.saw(ring, cpu, 7, 0)
-        made.saw(ring, cpu, 8 + cpu, 0)
-    assert [(gap.ring, gap.cpu) for gap in made.settled(LATER)] == [(0, 1)]
+        made.saw(ring, cpu, 7)
+        made.saw(ring, cpu, 8 + cpu)
+    assert [(gap.ring, gap.cpu) for gap in made.settled(LATER, final=True)] == [(0, 1)]
 
 
 def test_known_beginning_shows_loss_before_the_first_record() -> None:
@@ -83,7 +86,9 @@ def test_lost_is_exactly_what_did_not_arrive(arrives: list[bool], swaps: list[in
         if at + 1 < len(numbers):
             numbers[at], numbers[at + 1] = numbers[at + 1], numbers[at]
     made = feed(numbers, first=0)
+    missing = made.missing()
     gaps = told(made)
+    assert missing == sum(count for _first, _last, count in gaps)
     highest = max(numbers, default=-1)
     assert sum(count for _first, _last, count in gaps) == highest + 1 - len(numbers)
     assert made.repeated == 0
