@@ -108,11 +108,14 @@ def _output(value: str) -> str | None:
 
 
 def _watch(values: tuple[str, ...]) -> str | None:
-    if len(values) > 256:  # entries of the kernel's map
+    # 255 bytes is what the request to the supervisor has room for, 256 what the kernel's map has.
+    if len(values) > 256:
         return "has more than 256 paths"
     try:
         for value in values:
             compile_pattern(value)
+            if len(value.encode()) > 255:
+                return f"{shown(value)} is longer than 255 bytes"
     except UsageError as error:
         return f"can't be used: {error}"
     return None
@@ -344,18 +347,6 @@ def _line_of(root: Node | None, key: str) -> int | None:
     if root is not None and isinstance(root.value, dict) and key in root.value:
         return root.value[key][0]
     return None
-
-
-def rule_paths(settings: Settings) -> list[Path]:
-    """Places of the rules: `default` resolved, the directory of this host's own left out where absent.
-
-    Raises:
-        HostError: The installation lacks its default rules.
-    """
-    from sensor.resources import rules_dir
-
-    return [rules_dir() if name == "default" else Path(name) for name in settings.rules.paths
-            if name != LOCAL_RULES or Path(name).is_dir()]
 
 
 def to_mapping(settings: Settings) -> dict[str, Any]:

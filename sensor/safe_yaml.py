@@ -55,11 +55,20 @@ def read_text(path: str) -> str:
     except OSError as error:
         raise ContentError(path, None, f"can't be read: {error.strerror}") from None
     try:
+        return read_descriptor(fd, path)
+    finally:
+        os.close(fd)
+
+
+def read_descriptor(fd: int, path: str) -> str:
+    """The same of a file that is open already, from its beginning; the descriptor stays open.
+
+    For a process that has given up the right to open the file by its name.
+    """
+    try:
         data = _read(fd, path)
     except OSError as error:
         raise ContentError(path, None, f"can't be read: {error.strerror}") from None
-    finally:
-        os.close(fd)
     if len(data) > MAX_BYTES:
         raise ContentError(path, None, f"is larger than {MAX_BYTES} bytes")
     try:
@@ -77,8 +86,10 @@ def _read(fd: int, path: str) -> bytes:
         raise ContentError(path, None, "is writable by everybody, and root would obey it",
                            f"chmod o-w {path}")
     chunks: list[bytes] = []
-    while sum(map(len, chunks)) <= MAX_BYTES and (chunk := os.read(fd, MAX_BYTES + 1)):
+    size = 0
+    while size <= MAX_BYTES and (chunk := os.pread(fd, MAX_BYTES + 1 - size, size)):
         chunks.append(chunk)
+        size += len(chunk)
     return b"".join(chunks)
 
 

@@ -19,6 +19,7 @@ from sensor.outputs.jsonlines import JsonLines, open_file
 from sensor.outputs.table import Table
 
 AUTO = "auto"
+AUTO = "auto"
 STDOUT = "-"
 JOURNAL = "journald"
 TABLE = "table"

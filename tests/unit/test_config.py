@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sensor import config, schema
 from sensor.config import Settings, all_keys, load, loads, to_mapping
 from sensor.errors import ContentError
-from sensor.safe_yaml import MAX_BYTES, parse
+from sensor.safe_yaml import MAX_BYTES, parse, read_descriptor
 from sensor.watch import WatchList
 from tests.conftest import ROOT
 from tools import settings_docs
@@ -85,6 +85,7 @@ run_dir: /srv/run
     ("watch:\n  paths: /etc/shadow\n", 2, ["must be a list"]),
     ("watch:\n  paths:\n  - [a]\n", 3, ["an item of watch.paths must be one value"]),
     ("watch: {paths: ['/home/*/*']}\n", 1, ["/home/*/*", "fixed"]),
+    (f"watch: {{paths: ['/{'a' * 255}']}}\n", 1, ["longer than 255 bytes"]),
     ("probes: {families: [file]}\n", 1, ["must have process"]),
     ("probes: {families: [process, netwrok]}\n", 1, ["did you mean network?"]),
     ("hooks:\n  file_opn: syscall\n", 2, ["file_opn", "did you mean file_open?"]),
@@ -192,6 +193,19 @@ def test_bytes_that_are_no_utf8_are_refused_with_their_line(tmp_path):
         load(path)
 
 
+def test_descriptor_is_read_from_its_beginning_each_time(tmp_path):
+    """A process without the right to open the file reads what root has opened, also after a reload."""
+    path = tmp_path / "s.yaml"
+    path.write_text("user: probe\n")
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        assert read_descriptor(fd, "s.yaml") == "user: probe\n"
+        path.write_text("user: other\n")
+        assert loads(read_descriptor(fd, "s.yaml")).user == "other"
+    finally:
+        os.close(fd)
+
+
 def test_fifo_directory_and_endless_device_are_refused_without_waiting(tmp_path):
     """Opening must not hang, and /dev/zero must not fill memory."""
     os.mkfifo(tmp_path / "fifo")
@@ -283,12 +297,3 @@ def test_reading_settings_loads_no_other_part_of_the_sensor():
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["sensor", "sensor.config", "sensor.errors", "sensor.kernel",
                                   "sensor.kernel.hooks", "sensor.safe_yaml", "sensor.schema", "sensor.watch"]
-
-
-def test_rule_paths_resolve_default_and_forgive_only_the_absent_local_directory(monkeypatch, tmp_path):
-    """`default` is the shipped set; rules.d may be absent; another missing path stays, to fail loudly."""
-    monkeypatch.setattr(config, "LOCAL_RULES", str(tmp_path / "rules.d"))
-    settings = loads(f"rules: {{paths: [default, {tmp_path}/rules.d, /srv/absent]}}")
-    assert config.rule_paths(settings) == [ROOT / "rules", Path("/srv/absent")]
-    (tmp_path / "rules.d").mkdir()
-    assert config.rule_paths(settings) == [ROOT / "rules", tmp_path / "rules.d", Path("/srv/absent")]
