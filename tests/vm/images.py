@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sensor.errors import HostError
+from tests.live.harness import CFLAGS, WORKLOADS, Workloads
 from tests.vm.host import Apt, building, cache, locked, run, say, source_lines
 
 if sys.version_info >= (3, 11):
@@ -33,7 +34,8 @@ ROOT_SUITE, ROOT_PYTHON = "bookworm", "3.11"
 ROOT_PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "python3-bpfcc", "python3-psutil",
                  "python3-yaml", "iproute2", "kmod", "procps", "bpftool", "util-linux", "adduser")
 #: What of the checkout a guest gets, as /opt/sensor.
-SHIPPED = ("sensor", "probes", "rules", "systemd", "tests/workloads", "pyproject.toml")
+SHIPPED = ("sensor", "probes", "rules", "systemd", "tests/conftest.py", "tests/live", "tests/workloads",
+           "pyproject.toml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,9 @@ def _build_wheels(needs: Sequence[str], work: Path) -> Path:
 
 def wheels() -> Path:
     """A read-only disk with what pyproject.toml asks for."""
-    needs = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    tests = [need for need in project["optional-dependencies"]["test"] if not need.startswith("pyarrow")]  # 150 MB
+    needs = [*project["dependencies"], *tests]
     return _cached(cache() / f"wheels-{_digest(ROOT_PYTHON, sorted(needs))}.ext4",
                    lambda work: _build_wheels(needs, work))
 
@@ -186,12 +190,41 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
+def _build_workloads(work: Path) -> Path:
+    out = work / "out"
+    out.mkdir()
+    for source in WORKLOADS.glob("*.c"):
+        target = Workloads(out).program(source.stem)  # finds the name that the live tests look for
+        run(["gcc", *CFLAGS, "-static", "-o", str(target), str(source)])
+    return out
+
+
+def workloads() -> Path:
+    """The workloads, compiled here: statically, since the guests have another libc and no compiler."""
+    sources = [path.read_bytes() for path in sorted(WORKLOADS.iterdir())]
+    return _cached(cache() / f"workloads-{_digest(CFLAGS, sources)}", _build_workloads)
+
+
+def _script(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
 def payload(work: Path, overlays: Iterable[Path] = ()) -> Path:
     """A tree that is copied over the guest's root: /t (this package's guest scripts) and /opt/sensor."""
     tree = work / "payload"
     _copy(GUEST, tree / "t" / "guest")
     for name in SHIPPED:
         _copy(CHECKOUT / name, tree / "opt" / "sensor" / name)
+    # Where the live tests look for what they have compiled before.
+    _copy(workloads(), tree / "var" / "cache" / "pytest" / "d" / "workloads")
+    packages = tree / "usr" / "lib" / "python3" / "dist-packages"
+    packages.mkdir(parents=True)
+    (packages / "sensor-vm.pth").write_text("/opt/sensor\n/opt/site\n")
+    _script(tree / "usr" / "bin" / "sensor", "#!/usr/bin/python3\nfrom sensor.cli import main\n\nmain()\n")
+    # The live tests ask for a compiler; what they need is compiled, so this one must never be called.
+    _script(tree / "usr" / "bin" / "gcc", "#!/bin/sh\necho 'no compiler in this guest' >&2\nexit 1\n")
     unit = tree / "etc" / "systemd" / "system"
     _copy(GUEST / "vm.service", unit / "vm.service")
     (unit / "multi-user.target.wants").mkdir()

@@ -39,6 +39,7 @@ TESTS = (
     GuestTest("smoke", "python3 smoke.py", "What this kernel offers; BCC compiles without headers.",
               seconds=240),
     GuestTest("probes", "python3 probes.py", "Every program of every family loads and attaches.", seconds=240),
+    GuestTest("live", "python3 live.py", "Workloads' truth against the sensor's events, way by way.", seconds=300),
     GuestTest("systemd", "sh systemd.sh", "systemd reaches multi-user and runs a unit.", mode="systemd"),
     GuestTest("fault-crash", "echo c > /proc/sysrq-trigger", "A panic is seen.", expect="Kernel panic"),
     GuestTest("fault-status", "exit 7", "A failing guest test is seen.", kernels=NEWEST, expect="status 7"),
@@ -168,4 +169,5 @@ def by_kernel(test: str, title: str, done: dict[Job, Boot]) -> str:
 
 
 REPORTS: tuple[Callable[[dict[Job, Boot]], str], ...] = (
-    partial(by_kernel, "smoke", "the kernel offers"), partial(by_kernel, "probes", "event: hooks attached"))
+    partial(by_kernel, "smoke", "the kernel offers"), partial(by_kernel, "probes", "event: hooks attached"),
+    partial(by_kernel, "live", "event, way: seen/done"))

@@ -1,0 +1,137 @@
+"""The VM harness judges guests by what they leave behind; here the leavings are written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.vm import images, machine, matrix
+from tests.vm.machine import Boot
+
+GOOD = "UP 6.12.1 3.5\r\nDATA smoke {\"BTF\": \"yes\"}\r\nTEST smoke 0 9.5 0\r\nEND\r\n"
+SMOKE = next(test for test in matrix.TESTS if test.name == "smoke")
+CRASH = next(test for test in matrix.TESTS if test.name == "fault-crash")
+
+
+def booted(report: str, console: str = "", *, timed_out: bool = False) -> Boot:
+    boot = Boot("6.12", "init", Path("/nonexistent"))
+    ended = machine.parse(boot, report)
+    boot.problem = machine.judge(boot, console, ended, timed_out)
+    return boot
+
+
+def test_whole_report_of_a_calm_guest_is_no_complaint() -> None:
+    """Status, time, taint and data of each test arrive."""
+    boot = booted(GOOD)
+    assert matrix.complaint(SMOKE, boot) == ""
+    assert (boot.release, boot.results["smoke"].seconds, boot.results["smoke"].data) == ("6.12.1", 9.5, {"BTF": "yes"})
+
+
+@pytest.mark.parametrize(("report", "console", "said"), [
+    ("", "", "never came up"),
+    (GOOD.replace("END\r\n", ""), "", "the report stops early"),
+    ("UP 6.12.1 3.5\nEND\n", "", "no result"),
+    (GOOD.replace("smoke 0", "smoke 3"), "", "status 3"),
+    (GOOD.replace("smoke 0", "smoke 124"), "", "over its time limit"),
+    (GOOD.replace("9.5 0", "9.5 512"), "", "smoke left taint 512"),
+    (GOOD, "[ 9.1] WARNING: CPU: 0 PID: 7 at kernel/bpf/core.c:1", "[ 9.1] WARNING: CPU: 0 PID: 7 at"),
+    (GOOD, "[ 9.1] BUG: unable to handle page fault", "BUG: unable to handle page fault"),
+    (GOOD, "[ 9.1] Kernel panic - not syncing: Fatal exception", "Kernel panic"),
+    (GOOD, "watchdog: BUG: soft lockup - CPU#1 stuck for 60s!", "soft lockup"),
+    (GOOD, "INFO: task touch:91 blocked for more than 61 seconds.", "blocked for more than"),
+    (GOOD, "Out of memory: Killed process 91 (python3)", "Out of memory"),
+])
+def test_each_way_to_fail_is_told_apart(report: str, console: str, said: str) -> None:
+    """A guest is fine only if nothing at all went wrong."""
+    assert said in matrix.complaint(SMOKE, booted(report, console))
+
+
+def test_guest_over_its_time_limit_is_called_hung() -> None:
+    """Even when its tests had all passed before."""
+    assert "hung" in matrix.complaint(SMOKE, booted(GOOD.replace("END\r\n", ""), timed_out=True))
+
+
+def test_seeded_fault_must_be_seen_to_count_as_passed() -> None:
+    """A crash on purpose that nobody notices is a failure of the harness."""
+    assert matrix.complaint(CRASH, booted("UP 6.12.1 3.5\n", "Kernel panic - not syncing: sysrq")) == ""
+    assert "'all well'" in matrix.complaint(CRASH, booted(GOOD.replace("smoke", "fault-crash")))
+
+
+def test_plan_shares_boots_but_gives_each_fault_its_own() -> None:
+    """One boot for each kernel and init; faults alone."""
+    jobs = matrix.plan([], [])
+    assert len({job.name for job in jobs}) == len(jobs)
+    assert all(len(job.tests) == 1 for job in jobs if job.tests[0].expect)
+    assert {job.label for job in jobs if SMOKE in job.tests} == set(images.KERNELS)
+
+
+def test_a_test_named_with_a_kernel_runs_there_even_if_the_table_leaves_it_out() -> None:
+    """`--kernel 5.10 --test fault-taint` means what it says."""
+    [job] = matrix.plan(["5.10"], ["fault-taint"])
+    assert job.label == "5.10"
+
+
+def test_modules_load_after_what_they_need() -> None:
+    """modules.dep lists needs outermost first; insmod wants them the other way round, each once."""
+    text = ("k/virtio.ko.xz:\nk/ring.ko.xz:\nk/virtio_pci.ko.xz: k/ring.ko.xz k/virtio.ko.xz\n"
+            "k/virtio_blk.ko.xz: k/ring.ko.xz k/virtio.ko.xz\nk/other.ko.xz:\n")
+    order = images._load_order(text)
+    assert order == ["k/virtio.ko.xz", "k/ring.ko.xz", "k/virtio_pci.ko.xz", "k/virtio_blk.ko.xz"]
+
+
+def test_newest_release_is_chosen_by_number_and_no_backport(monkeypatch: pytest.MonkeyPatch) -> None:
+    """6.1.0-9 is older than 6.1.0-50, and 6.1.0-0.deb11.52 belongs to another suite."""
+    class Packages:
+        def names(self, prefix: str) -> list[str]:
+            return [f"linux-image-{name}-cloud-amd64" for name in (
+                "6.1.0-9", "6.1.0-50", "6.1.0-0.deb11.52", "6.12.107+deb13", "6.12.94+deb13", "7.3.1+deb14")] + [
+                "linux-image-6.1.0-99-amd64", "linux-image-6.1.0-99-rt-amd64"]
+
+    assert images._release("6.1", Packages()) == "6.1.0-50-cloud-amd64"
+    assert images._release("6.12", Packages()) == "6.12.107+deb13-cloud-amd64"
+    assert images._release("7.2", Packages()) == "7.3.1+deb14-cloud-amd64"  # sid has moved on
+
+
+def test_a_build_that_fails_leaves_nothing_to_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the target nor the scratch directory; the next try starts afresh."""
+    monkeypatch.setenv("SENSOR_VM_CACHE", str(tmp_path))
+    target = tmp_path / "image"
+
+    def breaks(work: Path) -> Path:
+        (work / "half").write_text("half")
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        images._cached(target, breaks)
+    assert [p.name for p in tmp_path.iterdir()] == ["lock"]
+
+    def works(work: Path) -> Path:
+        (work / "whole").write_text("whole")
+        return work / "whole"
+
+    assert images._cached(target, works).read_text() == "whole"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["image", "lock"]
+
+
+def test_overlay_that_would_replace_a_link_of_the_root_is_refused(tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """/lib and /bin are links in the root image."""
+    monkeypatch.setattr(images, "workloads", lambda: tmp_path / "none")
+    (tmp_path / "over" / "lib").mkdir(parents=True)
+    with pytest.raises(images.HostError, match="/lib"):
+        images.payload(tmp_path / "work", [tmp_path / "over"])
+
+
+def test_guest_that_never_ends_is_killed_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs in qemu's place sleeps; the verdict comes after the limit, and the sleeper is gone."""
+    initrd = tmp_path / "initrd"
+    initrd.touch()
+    monkeypatch.setattr(machine, "BOOT_SECONDS", 0)
+    monkeypatch.setattr(machine.images, "kernel", lambda label: None)
+    monkeypatch.setattr(machine.images, "initrd", lambda *_: initrd)
+    monkeypatch.setattr(machine, "command", lambda *_: ["sleep", "60"])
+    boot = machine.boot_and_run("6.12", "init", [("smoke", 1, "true")], tmp_path, tmp_path / "work")
+    assert boot.seconds < 10
+    assert "hung" in boot.problem
+    assert not initrd.exists()

@@ -1,0 +1,156 @@
+"""The sensor runs here, workloads say what they did, and each way of doing it is counted: seen of expected.
+
+Fails where a row is neither complete nor in KNOWN: a way that the sensor declares it cannot see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.live.harness import Document, Sensor, Workloads, action, get
+
+Key = tuple[Any, ...]
+
+
+def _ip(text: str | None) -> str:
+    parsed = ipaddress.ip_address(text or "::")
+    return str(getattr(parsed, "ipv4_mapped", None) or parsed)
+
+
+def _path(side: Document) -> Key:
+    return (get(side, "file.path", side.get("path")),)
+
+
+def _file(side: Document) -> Key:
+    return (*_path(side), int(get(side, "file.inode", side.get("inode", 0))))
+
+
+def _peer(side: Document) -> Key:
+    return (_ip(get(side, "destination.ip", side.get("destination_ip"))),
+            get(side, "destination.port", side.get("destination_port")))
+
+
+def _source(side: Document) -> Key:
+    return (_ip(get(side, "source.ip", side.get("source_ip"))), get(side, "source.port", side.get("source_port")))
+
+
+def _pid(side: Document) -> Key:
+    return (get(side, "process.pid", side.get("pid")),)
+
+
+def _any(_side: Document) -> Key:
+    return ()  # its path is longer than a name can be: only the number counts
+
+
+def _name(side: Document) -> Key:
+    return (get(side, "dns.question.name", side.get("name", "")).lower(),)
+
+
+#: op of a workload -> (event.action, what the two sides must have in common)
+WAYS: dict[str, tuple[str, Callable[[Document], Key]]] = {
+    "open": ("file-open", _file), "link": ("file-link", _path), "symlink": ("file-link", _path),
+    "rename": ("file-rename", _path), "unlink": ("file-unlink", _path), "rmdir": ("file-unlink", _path),
+    "unlink-deep": ("file-unlink", _any),
+    "chmod": ("file-chmod", _path), "chown": ("file-chown", _path), "mkdir": ("file-mkdir", _path),
+    "connect": ("network-connect", _peer), "accept": ("network-accept", _source),
+    "bind": ("network-bind", _source), "listen": ("network-listen", _source), "dns": ("dns-query", _name),
+    "fork": ("process-fork", _pid), "exec": ("process-exec", _pid), "exit": ("process-exit", _pid),
+    "memfd-exec": ("process-exec", _pid), "ptrace": ("process-ptrace", _pid), "memfd": ("memfd-create", _pid),
+    "unshare": ("namespace-change", _pid), "setns": ("namespace-change", _pid), "mount": ("mount", _pid),
+    "umount": ("mount", _pid), "credentials": ("credentials-change", _pid), "bpf": ("bpf-load", _pid),
+    "module": ("module-load", _pid),
+}
+
+
+def rows_of(name: str, truth: Document) -> Iterator[tuple[str, str, Document]]:
+    """(op, way, row) of everything that a workload did and that must be seen."""
+    for row in truth.get("operations", []):
+        if row["op"] != "quiet":
+            yield row["op"], row.get("how", ""), row
+    for row in truth.get("mkdirs", []):
+        yield "mkdir", row["how"], row
+    for row in [*truth.get("removals", []), *truth.get("deep", [])]:
+        yield row["op"], row["how"], row
+    for row in truth.get("children", []):
+        yield "fork", row["how"], row
+        yield "exit", row["how"], row
+        if row.get("executable"):
+            yield "exec", row["how"], row
+    for row in truth.get("shapes", []):
+        yield "exec", row["how"], row
+
+
+def count(name: str, truth: Document, documents: list[Document]) -> dict[str, list[int]]:
+    """"action way" -> [seen, expected]. Each document serves one row."""
+    found: dict[str, Counter[Key]] = defaultdict(Counter)
+    keys: dict[str, set[Callable[[Document], Key]]] = defaultdict(set)
+    for wanted, key in WAYS.values():
+        keys[wanted].add(key)
+    for document in documents:
+        if get(document, "event.kind") == "event":
+            for key in keys[action(document)]:
+                found[action(document)][(key, *key(document))] += 1
+    table: dict[str, list[int]] = {}
+    for op, way, row in rows_of(name, truth):
+        wanted, key = WAYS[op]
+        cell = table.setdefault(f"{wanted} {op if wanted.split('-')[-1] != op else ''} {way} ({name})", [0, 0])
+        cell[1] += 1
+        if found[wanted][(key, *key(row))] > 0:
+            found[wanted][(key, *key(row))] -= 1
+            cell[0] += 1
+    return {" ".join(label.split()): cell for label, cell in table.items()}
+
+
+RUNS = (("forkexec", True), ("files", True), ("net", False), ("priv", True), ("uring", True), ("cold", True))
+
+
+def main() -> int:
+    workloads = Workloads(Path("/var/cache/pytest/d/workloads"))
+    home = Path(tempfile.mkdtemp(prefix="live-", dir="/var/tmp"))
+    start = time.monotonic()
+    table: dict[str, list[int]] = {}
+    sensor = Sensor(home / "sensor").start()
+    try:
+        sensor.wait_ready(180)  # compiling takes 10 times as long in here
+    except AssertionError:
+        print(sensor.stderr())
+        raise
+    with contextlib.ExitStack() as stack:
+        stack.push(sensor.__exit__)
+        ready = time.monotonic() - start
+        print(f"ready after {ready:.1f} s", flush=True)
+        for name, needs_place in RUNS:
+            place = home / name
+            place.mkdir()
+            arguments = [place] if needs_place else []
+            begun = time.monotonic()
+            truth, documents = sensor.watch(lambda n=name, a=arguments: workloads.run(n, *a))
+            if truth.get("supported") == 0:
+                print(f"{name}: this kernel has none")
+                continue
+            table.update(count(name, truth, documents))
+            print(f"{name}: {len(documents)} documents, {time.monotonic() - begun:.1f} s", flush=True)
+        lost = sensor.total("sensor_events_lost_total")
+    print(sensor.stderr()[-3000:])
+    short = {label: f"{seen}/{wanted}" for label, (seen, wanted) in table.items()}
+    for label, cell in short.items():
+        print(f"  {label:50} {cell}")
+    Path(os.environ.get("VM_DATA", "/dev/null")).write_text(json.dumps(
+        {"seconds until ready": f"{ready:.0f}", "lost": lost, **short}))
+    missing = [label for label, (seen, wanted) in table.items() if seen < wanted]
+    print("not all seen:", *(missing or ["nothing"]), sep="\n  ")
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
