@@ -19,7 +19,7 @@ from sensor import schema
 from sensor.ecs_input import ACTIONS, normalise
 from sensor.errors import UsageError
 from sensor.outputs.ecs_json import EscapeError, restore
-from sensor.shape import DEPTH_LIMIT, Document, depth, sound
+from sensor.shape import DEPTH_LIMIT, Document, depth, fits, sound
 
 #: ``--input``: what the lines of a recording are. auto takes ours and ECS of others, told apart by line.
 INPUTS = ("auto", "sensor", "ecs")
@@ -50,7 +50,7 @@ class Limits:
 
     line_bytes: int = 4 << 20
     #: A stream may grow this far before its ratio is looked at, and then by this factor.
-    free_bytes: int = 64 << 20
+    free_bytes: int = 8 << 20
     ratio: int = 1000
 
 
@@ -183,8 +183,9 @@ class Reader:
             # An event of ours, sound, nothing escaped: the rest takes the longer way.
             if ours and type(document) is dict:
                 event = document.get("event")
-                if (type(event) is dict and event.get("action") in ACTIONS and event.get("kind") != "alert"
-                        and sound(document) and "escaped" not in document.get("sensor", ())):
+                if (type(event) is dict and type(action := event.get("action")) is str and action in ACTIONS
+                        and event.get("kind") != "alert" and sound(document)
+                        and "escaped" not in document.get("sensor", ())):
                     self._previous = document
                     yield document
                     continue
@@ -193,7 +194,8 @@ class Reader:
     def _count_unparsable(self, line: bytes, ended: bool, error: orjson.JSONDecodeError) -> None:
         if not line.strip():
             return
-        if "recursion" in str(error).lower():
+        # orjson stops at 1,024 levels, under one name or the other.
+        if error.msg.lower().startswith(("depth", "recursion")):
             self.skip("too_deep")
         else:
             self.skip("json" if ended else "truncated")
@@ -227,12 +229,13 @@ class Reader:
 
     def _shaped(self, document: Document) -> Document | None:
         event = document.get("event")
-        ours = isinstance(event, dict) and sound(document) and event.get("action") in ACTIONS
+        action = event.get("action") if isinstance(event, dict) else None
+        ours = isinstance(action, str) and action in ACTIONS and fits(document)
         if ours and self._kind != "ecs":
             return document
         if self._kind != "sensor":
             return normalise(document)
-        if not isinstance(event, dict) or not sound(document):
+        if not isinstance(event, dict) or not fits(document):
             raise ValueError("not in the shape of the event table")
         return None
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from sensor import safe_yaml
 from sensor.errors import ContentError
 from sensor.reading import Reader
-from sensor.shape import Document
+from sensor.shape import DEPTH_LIMIT, Document, depth
 
 Feed = Callable[[Document], Sequence[Document]]
 
@@ -66,6 +66,11 @@ def replay(paths: Iterable[str], reader: Reader, feed: Feed, sinks: Sequence[Sin
                 events += 1
                 alerts = feed(document)
                 if alerts:
+                    # Only now, because it costs as much as parsing: no output takes more.
+                    if depth(document) > DEPTH_LIMIT:
+                        reader.skip("too_deep")
+                        events -= 1
+                        continue
                     for alert in alerts:
                         result.add(alert, keep_ids)
                         for sink in sinks:

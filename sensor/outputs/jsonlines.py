@@ -128,13 +128,16 @@ class JsonLines:
             try:
                 if self._waits:
                     self._wait()
-                    written += os.write(self._fd, view[written:written + _PIECE])
+                    written += self._put(view[written:written + _PIECE])
                 else:
-                    written += os.write(self._fd, view[written:])
+                    written += self._put(view[written:])
             except OSError as error:
                 return written, error
         self._stalled = False
         return written, None
+
+    def _put(self, data: memoryview) -> int:
+        return os.write(self._fd, data)
 
     def _wait(self) -> None:
         """Wait until the reader has room. Once it has stalled, no later write waits for it."""
