@@ -100,12 +100,28 @@ def _container(stem: str, parent: str) -> tuple[str, str] | None:
 
 
 class Places:
-    """Remembers what cgroup paths say: few paths, asked for with every process."""
+    """Remembers what cgroup paths say, and which cgroup has which path.
 
-    __slots__ = ("_known",)
+    There are few paths, and they are asked for with every process. Only exec records and /proc tell
+    a path; every record tells an id.
+    """
+
+    __slots__ = ("_known", "_paths")
 
     def __init__(self) -> None:
         self._known: dict[str, Place] = {"": Place()}
+        self._paths: dict[int, str] = {}
+
+    def learn(self, identifier: int, path: str) -> None:
+        """The cgroup with this id (0: unknown) has this path (empty: unknown)."""
+        if identifier and path:
+            if len(self._paths) >= CAPACITY:
+                self._paths.clear()
+            self._paths[identifier] = path
+
+    def path(self, identifier: int, otherwise: str) -> str:
+        """The path of a cgroup by its id, or *otherwise*."""
+        return self._paths.get(identifier, otherwise)
 
     def of(self, path: str) -> Place:
         """The place of *path*; an empty path is an unknown one and says nothing."""

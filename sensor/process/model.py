@@ -1,32 +1,44 @@
-"""One process, and the facts about its program that its documents show."""
+"""One process, the facts about its program that its documents show, and what /proc says of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from sensor import paths
+from sensor.kernel.decode import Record
 from sensor.process.containers import Place
-from sensor.schema import BY_NAME, Field, Flag, Kind
+from sensor.schema import BY_NAME, EVENTS, Event, Field, Flag, Kind
 
 Facts = dict[str, Any]
 EXEC = BY_NAME["process_exec"]
-CREDENTIALS = BY_NAME["credentials_change"]
 _PREFIX = "process."
+# /proc gives start times in USER_HZ ticks, 100 a second on every architecture that we know.
+TICK_NS = 10_000_000
 
 # Lineage has fields of its own, made from the table; an id inside a namespace is one per process, not
 # one per program.
 _NOT_FACTS = ("process.parent.pid", "process.session_leader.pid", "process.namespace.pid_in")
 
 
-def _fact_fields(fields: tuple[Field, ...]) -> tuple[tuple[int, str, Field], ...]:
-    return tuple((index, item.ecs[len(_PREFIX):], item) for index, item in enumerate(fields)
+def _convert(item: Field) -> Callable[[Any], Any] | None:
+    """How a value is turned into what documents show; None where it stays as it is."""
+    if item.kind is Kind.LIST:
+        return lambda value: list(value) or None
+    if item.kind.is_text:
+        return lambda value: value or None
+    return "{:04o}".format if item.unit == "octal" else None
+
+
+def _plan(event: Event) -> tuple[tuple[str, str, Callable[[Any], Any] | None], ...]:
+    return tuple((item.name, item.ecs[len(_PREFIX):], _convert(item)) for item in event.fields
                  if item.ecs and item.ecs.startswith(_PREFIX) and item.ecs not in _NOT_FACTS)
 
 
-#: (position in values, key below "process", field): what of these events describes the process from then on.
-EXEC_FACTS = _fact_fields(EXEC.fields)
-CREDENTIAL_FACTS = _fact_fields(CREDENTIALS.fields)
+#: (field, key below "process", conversion): what of these events describes the process from then on.
+_PLANS = {event.name: _plan(event) for event in (EXEC, BY_NAME["credentials_change"])}
 
 
 class Process:
@@ -81,22 +93,60 @@ class Process:
         return f"<Process {self.pid} {self.facts.get('executable', '?')}>"
 
 
-def present(item: Field, value: Any) -> Any:
-    """The value as documents show it: None where it is absent, octal text for file modes."""
-    if item.kind is Kind.LIST:
-        return list(value or ()) or None
-    if item.kind.is_text:
-        return value or None
-    return f"{value:04o}" if item.unit == "octal" and value is not None else value
+@dataclass(slots=True)
+class Found:
+    """One process of /proc. Times in ns CLOCK_BOOTTIME, rounded down to a clock tick.
+
+    ``values`` are fields of process_exec by name; a field that could not be read is missing.
+    """
+
+    pid: int
+    start_ns: int
+    parent_pid: int
+    name: str
+    kernel: bool = False
+    ns_pid: int = 0
+    uid: int = -1
+    gid: int = -1
+    cgroup_id: int = 0
+    mntns: int = 0
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class TableCounters:
+    """What happened in the table since start. Plain numbers, for whoever exports them."""
+
+    hits: int = 0  # the event's process was known
+    misses: int = 0  # a parent, session leader or target was not
+    created: int = 0  # processes made from an event that named an unknown one
+    evicted_live: int = 0  # thrown out though running: the table was too small
+    evicted_ended: int = 0  # ended long ago; the usual way out
+    duplicate_exits: int = 0
+    missed_exits: int = 0  # a pid came back before its former process was seen to end
+    seeded: int = 0
+    adopted: int = 0  # seeded processes whose exact start an event has told since
+
+    def lookups(self) -> dict[str, int]:
+        """Look-ups by result."""
+        return {"hit": self.hits, "miss": self.misses, "created": self.created}
+
+
+def plain_facts(event: str, values: Mapping[str, Any]) -> Facts:
+    """Facts that are fields of *event*, given by name; None or missing is unknown, empty is absent."""
+    facts: Facts = {}
+    for name, key, convert in _PLANS[event]:
+        value = values.get(name)
+        if convert is not None and value is not None:
+            value = convert(value)
+        if value is not None:
+            facts[key] = value
+    return facts
 
 
 def program_facts(values: Mapping[str, Any], flags: int = 0) -> Facts:
     """Facts of an executed program from process_exec's fields by name; None or missing is unknown."""
-    facts: Facts = {}
-    for _index, key, item in EXEC_FACTS:
-        value = present(item, values.get(item.name))
-        if value is not None:
-            facts[key] = value
+    facts = plain_facts("process_exec", values)
     executable, script = paths.executed(
         values.get("filename") or "", values.get("interpreter") or "", values.get("executable") or "",
         values.get("cwd") or "", script=bool(flags & Flag.SCRIPT), by_descriptor=bool(flags & Flag.FD_EXEC))
@@ -112,9 +162,15 @@ def _put(facts: Facts, key: str, value: str) -> None:
         facts[key] = value
 
 
-def exec_values(values: tuple[Any, ...]) -> dict[str, Any]:
-    """The values of a process_exec record by field name."""
-    return dict(zip((item.name for item in EXEC.fields), values, strict=True))
+_NAMES = {event.id: tuple(item.name for item in event.fields) for event in EVENTS}
+
+
+def by_name(record: Record) -> dict[str, Any]:
+    """The values of a record by field name."""
+    return dict(zip(_NAMES[record.type], record.values, strict=True))
+
+
+_split = lru_cache(256)(lambda key: tuple(key.split(".")))  # keys come from the event table: a few dozen
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,8 +181,10 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
             tree[key] = value
             continue
         node = tree
-        *outer, last = key.split(".")
+        *outer, last = _split(key)
         for name in outer:
-            node = node.setdefault(name, {})
+            if name not in node:
+                node[name] = {}
+            node = node[name]
         node[last] = value
     return tree

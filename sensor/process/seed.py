@@ -15,12 +15,14 @@ import pwd
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import psutil
 
-from sensor.process.table import TICK_NS
+from sensor.process.model import TICK_NS, Found
+
+__all__ = ["Found", "Reader", "SeedCounters", "host_user_name"]
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 # A status or cgroup file is a few KiB; nothing else may make us read without end.
@@ -28,26 +30,6 @@ _READ_MAX = 1 << 16
 _NAMESPACES = {"pidns": "pid", "netns": "net", "userns": "user"}
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Found:
-    """One process of /proc. Times in ns CLOCK_BOOTTIME, rounded down to a clock tick.
-
-    ``values`` are fields of process_exec by name; a field that could not be read is missing.
-    """
-
-    pid: int
-    start_ns: int
-    parent_pid: int
-    name: str
-    kernel: bool = False
-    ns_pid: int = 0
-    uid: int = -1
-    gid: int = -1
-    cgroup_id: int = 0
-    mntns: int = 0
-    values: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

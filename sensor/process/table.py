@@ -10,18 +10,19 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from sensor.boottime import BootClock
 from sensor.kernel.decode import Record
 from sensor.process.containers import Places
 from sensor.process.fragment import ANCESTORS_MAX, Fragments, ancestors
 from sensor.process.model import (
-    CREDENTIAL_FACTS,
+    TICK_NS,
+    Found,
     Process,
-    exec_values,
-    present,
+    TableCounters,
+    by_name,
+    plain_facts,
     program_facts,
 )
 from sensor.process.users import Users
@@ -32,68 +33,13 @@ CAPACITY = 65536
 # Ended processes that are kept for events that come late through the other ring: 8 s of a machine
 # that ends a thousand a second; rings are emptied every few ms. Children hold their parents themselves.
 ENDED_CAPACITY = 8192
-# /proc gives start times in USER_HZ ticks, 100 a second on every architecture that we know.
-TICK_NS = 10_000_000
 # One in so many live processes is thrown out when the table is full: finding the oldest costs a scan of all.
 _BATCH = 16
-# Cgroups whose path is remembered by id; an entry is a short text.
-_CGROUPS_MAX = 8192
 # A former image is for events that were on the way while the process executed another program.
 _LATE_NS = 5_000_000_000
 
 _FORK, _EXEC, _EXIT = (BY_NAME[name].id for name in ("process_fork", "process_exec", "process_exit"))
 _CREDENTIALS = BY_NAME["credentials_change"].id
-_FORK_FIELDS = tuple(item.name for item in BY_NAME["process_fork"].fields)
-
-
-class Found(Protocol):
-    """A process as /proc shows it. ``start_ns`` is rounded down to a tick; ``values`` are fields of
-    process_exec by name, missing where unknown.
-    """
-
-    pid: int
-    start_ns: int
-    parent_pid: int
-    ns_pid: int
-    uid: int
-    gid: int
-    cgroup_id: int
-    mntns: int
-    kernel: bool
-    name: str
-    values: dict[str, Any]
-
-
-@dataclass(slots=True)
-class TableCounters:
-    """What happened in the table since start. Plain numbers, for whoever exports them."""
-
-    hits: int = 0  # the event's process was known
-    misses: int = 0  # a parent, session leader or target was not
-    created: int = 0  # processes made from an event that named an unknown one
-    evicted_live: int = 0  # thrown out though running: the table was too small
-    evicted_ended: int = 0  # ended long ago; the usual way out
-    duplicate_exits: int = 0
-    missed_exits: int = 0  # a pid came back before its former process was seen to end
-    seeded: int = 0
-    adopted: int = 0  # seeded processes whose exact start an event has told since
-
-    def lookups(self) -> dict[str, int]:
-        """Look-ups by result."""
-        return {"hit": self.hits, "miss": self.misses, "created": self.created}
-
-
-@dataclass(slots=True)
-class _Cgroups:
-    """Paths of cgroups by id, learned from exec records and /proc."""
-
-    paths: dict[int, str] = field(default_factory=dict)
-
-    def learn(self, identifier: int, path: str) -> None:
-        if identifier and path:
-            if len(self.paths) >= _CGROUPS_MAX:
-                self.paths.clear()
-            self.paths[identifier] = path
 
 
 class ProcessTable:
@@ -117,7 +63,6 @@ class ProcessTable:
         self.version = 0
         self._fragments = Fragments(clock or BootClock(), users or Users(lambda _uid: None))
         self._places = Places()
-        self._cgroups = _Cgroups()
         self._by_key: dict[tuple[int, int], Process] = {}
         self._by_pid: dict[int, Process] = {}
         self._ended: dict[tuple[int, int], Process] = {}  # in the order of their ends
@@ -254,7 +199,7 @@ class ProcessTable:
     # The four events that change processes -------------------------------------------------------
 
     def _fork(self, caller: Process, record: Record) -> None:
-        fields = dict(zip(_FORK_FIELDS, record.values, strict=True))
+        fields = by_name(record)
         pid, start_ns = fields["child_pid"], fields["child_start_ns"]
         child = self.get(pid, start_ns) or self._insert(pid, start_ns)
         if child.pid == caller.pid and child.start_ns == caller.start_ns:
@@ -282,13 +227,13 @@ class ProcessTable:
             process = self._create(record.pid, record.start_ns)
         else:
             self.counters.hits += 1
-        values = exec_values(record.values)
+        values = by_name(record)
         process.before = process.clone() if process.facts else None
         process.facts = program_facts(values, record.flags)
         process.image_ns = process.last_ns = max(record.time_ns, process.last_ns)
         process.ns_pid = values["ns_pid"]
         process.kernel = False
-        self._cgroups.learn(record.cgroup_id, values["cgroup"])
+        self._places.learn(record.cgroup_id, values["cgroup"])
         self._take_header(process, record)
         if values["cgroup"]:
             self._set_cgroup(process, record.cgroup_id, values["cgroup"])
@@ -314,10 +259,7 @@ class ProcessTable:
 
     def _credentials(self, record: Record) -> Process:
         process = self._find(record)
-        facts = dict(process.facts)
-        for index, key, item in CREDENTIAL_FACTS:
-            facts[key] = present(item, record.values[index])
-        process.facts = facts
+        process.facts = {**process.facts, **plain_facts("credentials_change", by_name(record))}
         self._touch(process)
         return process
 
@@ -340,7 +282,7 @@ class ProcessTable:
         process.kernel = item.kernel
         process.ns_pid = process.ns_pid or item.ns_pid
         path = item.values.get("cgroup") or ""
-        self._cgroups.learn(item.cgroup_id, path)
+        self._places.learn(item.cgroup_id, path)
         if not process.last_ns:
             process.uid, process.gid, process.mntns = item.uid, item.gid, item.mntns
             self._set_cgroup(process, item.cgroup_id, path)
@@ -354,7 +296,7 @@ class ProcessTable:
         if record.cgroup_id != process.cgroup_id or not process.place.path:
             # Moved: without its path, the new cgroup is unknown, and the old one would be a lie.
             # An id not known before (no cgroup v2 in sight of /proc's reader) says nothing of a move.
-            path = self._cgroups.paths.get(record.cgroup_id, "" if process.cgroup_id else process.place.path)
+            path = self._places.path(record.cgroup_id, "" if process.cgroup_id else process.place.path)
             self._set_cgroup(process, record.cgroup_id, path)
         if record.mntns != process.mntns:
             process.mntns = record.mntns

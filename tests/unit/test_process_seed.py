@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sensor.process.model import TICK_NS
 from sensor.process.seed import Reader, host_user_name
-from sensor.process.table import TICK_NS, ProcessTable
+from sensor.process.table import ProcessTable
 from tests.conftest import ROOT
 
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from sensor.boottime import BootClock
 from sensor.process.fragment import ANCESTORS_MAX
-from sensor.process.model import Process
-from sensor.process.seed import Found
-from sensor.process.table import TICK_NS, ProcessTable, TableCounters
+from sensor.process.model import TICK_NS, Found, Process, TableCounters
+from sensor.process.table import ProcessTable
 from sensor.process.users import Users
 from tests.unit.records import SECOND, execution, fork, record
 
