@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -151,6 +153,20 @@ def test_remembered_values_are_bounded_in_number_and_length():
     scanner.classify("a" * (scan.CACHE_CHARACTERS + 1))
     assert all(len(str(key)) <= scan.CACHE_CHARACTERS for key in scanner.known)
     assert scanner.known[None] == 0
+
+
+def test_scanner_equals_plain_comparison_on_all_short_texts():
+    """Every relation, with and without case, on every text of up to four of three letters."""
+    words = [left + right for left in "abA" for right in ("", "a", "b", "A")]
+    group = [Text(CMD, relation, word if cased else word.casefold(), cased)
+             for relation in Relation for word in words for cased in (False, True)]
+    scanner = scan.Scanner(enumerate(dict.fromkeys(group)))
+    bits = list(enumerate(dict.fromkeys(group)))
+    for length in range(5):
+        for letters in itertools.product("abA", repeat=length):
+            value = "".join(letters)
+            expected = sum(1 << bit for bit, predicate in bits if reference.satisfied(predicate, value))
+            assert scanner.classify(value) == expected, value
 
 
 @settings(max_examples=400, deadline=None)
