@@ -367,3 +367,21 @@ static __always_inline u32 file_marks(struct file *file, struct inode *inode, st
 		marks |= FLAG_DIRECTORY;
 	return marks;
 }
+
+#ifdef HAVE_URING_COMPLETE
+/* A finished io_uring request. Its worker threads share the owner's thread group and descriptors. */
+struct completion {
+	u8 opcode;
+	s32 result;
+};
+
+static __always_inline void read_completion(struct completion *to, struct bpf_raw_tracepoint_args *ctx)
+{
+	READ(to->opcode, &((struct io_kiocb *)ctx->args[1])->opcode);
+#ifdef URING_COMPLETION_IS_CQE
+	READ(to->result, &((struct io_uring_cqe *)ctx->args[2])->res);
+#else
+	to->result = ctx->args[3];
+#endif
+}
+#endif

@@ -3,8 +3,9 @@
  * Emits      file_open, file_unlink, file_rename, file_link, file_chmod, file_chown, file_mkdir.
  * Why here   At system call exit the struct file behind the new descriptor is the truth: neither
  *            a swapped argument nor an unread page can change what is reported for an open.
- * Hooks      syscall.c, by tail call.
- * Misses     io_uring; FIFOs, sockets and character devices, unless their name is watched; reads of
+ * Hooks      syscall.c, by tail call;
+ *            hook-proto: include/trace/events/io_uring.h: io_uring_complete(ring, request, ...)
+ * Misses     io_uring but for openat and openat2 with a descriptor; FIFOs, sockets and character devices, unless their name is watched; reads of
  *            files that are not watched; truncate(2). Paths of unlink, rename, link, chmod, chown and
  *            mkdir are the caller's argument joined to a directory from the kernel (FLAG_ARGUMENT):
  *            symbolic links in the middle of the argument stay unresolved.
@@ -143,6 +144,25 @@ int on_openat2(struct bpf_raw_tracepoint_args *ctx)
 	call.flags |= FLAG_ARGUMENT;        /* the flags only; the path is the kernel's */
 	return emit_open(ctx, &call, how);
 }
+
+#ifdef HAVE_URING_COMPLETE
+#define IORING_OP_OPENAT 18
+#define IORING_OP_OPENAT2 28
+
+/* The flags of the request are gone by now: created and writable are told by the file itself. */
+int on_uring_open(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct arguments call = {};
+	struct completion done = {};
+
+	read_completion(&done, ctx);
+	if ((done.opcode != IORING_OP_OPENAT && done.opcode != IORING_OP_OPENAT2) || done.result < 0)
+		return 0;
+	call.result = done.result;
+	call.flags = FLAG_IO_URING;
+	return emit_open(ctx, &call, 0);
+}
+#endif
 
 /* A successful call of somebody else, or nothing to report. */
 static __always_inline int succeeded(struct bpf_raw_tracepoint_args *ctx, struct arguments *call)

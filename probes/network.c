@@ -5,8 +5,9 @@
  *            A refused TCP connect leaves its sock without the peer, so the attempt is noted
  *            when it starts (inet_sock_set_state, TCP_CLOSE -> TCP_SYN_SENT, caller's context).
  * Hooks      syscall.c, by tail call;
- *            hook-proto: include/trace/events/sock.h: inet_sock_set_state(sk, oldstate, newstate)
- * Misses     io_uring; the 32-bit socketcall(); DNS over TCP, TLS or write(); raw and other sockets.
+ *            hook-proto: include/trace/events/sock.h: inet_sock_set_state(sk, oldstate, newstate);
+ *            hook-proto: include/trace/events/io_uring.h: io_uring_complete(ring, request, ...)
+ * Misses     io_uring but for connect and accept; the 32-bit socketcall(); DNS over TCP, TLS or write(); raw and other sockets.
  *            Where only the caller's sockaddr is known (UDP without a connection, a connect that
  *            failed before it had a route) the record is marked FLAG_ARGUMENT.
  * Cost       Three reads per datagram sent by sendto, sendmsg or sendmmsg, one program per TCP
@@ -18,6 +19,7 @@
 #define IPPROTO_UDP 17
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
+#define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
 #define EINPROGRESS 115
@@ -30,11 +32,7 @@ struct endpoint {
 	u32 known;
 };
 
-struct attempt {
-	struct sock *sk;
-	struct endpoint remote;
-};
-BPF_HASH(attempts, u64, struct attempt, 4096);      /* thread -> the TCP connect under way */
+BPF_HASH(attempts, u64, struct endpoint, 4096);     /* struct sock * -> where its TCP connect goes */
 
 static __always_inline void read_remote(struct endpoint *to, struct sock *sk)
 {
@@ -79,10 +77,9 @@ static __always_inline void read_sockaddr(struct endpoint *to, const void *addre
 		to->known = !bpf_probe_read_user(to->address, 4, address + 4);
 }
 
-/* The sock behind a descriptor, if it speaks IP; *protocol tells TCP from UDP. */
-static __always_inline struct sock *sock_of(u32 fd, u16 *protocol, u16 *family)
+/* The sock behind a file, if it speaks IP; *protocol tells TCP from UDP. */
+static __always_inline struct sock *sock_behind(struct file *file, u16 *protocol, u16 *family)
 {
-	struct file *file = file_of(fd);
 	struct inode *inode = NULL;
 	struct socket *socket = NULL;
 	struct sock *sk = NULL;
@@ -103,6 +100,11 @@ static __always_inline struct sock *sock_of(u32 fd, u16 *protocol, u16 *family)
 	if (*protocol != IPPROTO_TCP && *protocol != IPPROTO_UDP)
 		return NULL;
 	return sk;
+}
+
+static __always_inline struct sock *sock_of(u32 fd, u16 *protocol, u16 *family)
+{
+	return sock_behind(file_of(fd), protocol, family);
 }
 
 static __always_inline u32 netns_of(struct sock *sk)
@@ -131,45 +133,39 @@ static __always_inline u32 netns_of(struct sock *sk)
 int on_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (void *)ctx->args[0];
-	u64 thread = bpf_get_current_pid_tgid();
-	struct attempt attempt = {};
+	u64 key = (u64)sk;
+	struct endpoint remote = {};
 	u16 protocol = 0;
 
-	if (ctx->args[2] != TCP_SYN_SENT || ctx->args[1] != TCP_CLOSE)
+	if (ctx->args[1] == TCP_SYN_SENT && ctx->args[2] == TCP_ESTABLISHED)
+		attempts.delete(&key);      /* from here on the sock itself tells */
+	if (ctx->args[1] != TCP_CLOSE || ctx->args[2] != TCP_SYN_SENT)
 		return 0;
 	READ(protocol, &sk->sk_protocol);
 	if (protocol != IPPROTO_TCP)
 		return 0;
-	attempt.sk = sk;
-	read_remote(&attempt.remote, sk);
-	attempts.update(&thread, &attempt);
+	read_remote(&remote, sk);
+	attempts.update(&key, &remote);
 	return 0;
 }
 
-int on_connect(struct bpf_raw_tracepoint_args *ctx)
+/* `argument` is the caller's sockaddr, or NULL where there is none to fall back on. */
+static __always_inline int emit_connect(struct sock *sk, u16 protocol, u16 family, s32 result, u32 marks,
+					const void *argument)
 {
-	struct arguments call;
 	struct endpoint local = {}, remote = {};
-	u64 thread = bpf_get_current_pid_tgid();
-	struct attempt *attempt;
-	struct sock *sk;
-	u16 protocol = 0, family = 0;
-	u32 marks;
+	u64 key = (u64)sk;
+	struct endpoint *attempt = attempts.lookup(&key);
 
-	read_arguments(&call, ctx);
-	sk = sock_of(call.a, &protocol, &family);
-	if (!sk)
-		return 0;
-	marks = call.flags;
-	attempt = attempts.lookup(&thread);
-	if (attempt && attempt->sk == sk)
-		remote = attempt->remote;
-	else if (!call.result || call.result == -EINPROGRESS)
+	if (!result || result == -EINPROGRESS)
 		read_remote(&remote, sk);
-	if (attempt)
-		attempts.delete(&thread);
-	if (!remote.known) {
-		read_sockaddr(&remote, (void *)call.b);
+	else if (attempt)
+		remote = *attempt;
+	/* While it is in progress the entry must stay: a second connect() asks for the outcome. */
+	if (attempt && result != -EINPROGRESS)
+		attempts.delete(&key);
+	if (!remote.known && argument) {
+		read_sockaddr(&remote, argument);
 		marks |= FLAG_ARGUMENT;
 	}
 	if (!remote.known || is_self())     /* AF_UNSPEC dissolves an association */
@@ -177,7 +173,38 @@ int on_connect(struct bpf_raw_tracepoint_args *ctx)
 	read_local(&local, sk);
 	BEGIN(s, e, event_network_connect, EVENT_NETWORK_CONNECT);
 	s->flags = marks;
-	FILL(e, &local, &remote, protocol, family, call.result, sk);
+	FILL(e, &local, &remote, protocol, family, result, sk);
+	commit(s);
+	return 0;
+}
+
+int on_connect(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct arguments call;
+	struct sock *sk;
+	u16 protocol = 0, family = 0;
+
+	read_arguments(&call, ctx);
+	sk = sock_of(call.a, &protocol, &family);
+	if (!sk)
+		return 0;
+	return emit_connect(sk, protocol, family, call.result, call.flags, (void *)call.b);
+}
+
+static __always_inline int emit_accept(u32 fd, u32 marks)
+{
+	struct endpoint local = {}, remote = {};
+	struct sock *sk;
+	u16 protocol = 0, family = 0;
+
+	sk = sock_of(fd, &protocol, &family);
+	if (!sk || is_self())
+		return 0;
+	read_local(&local, sk);
+	read_remote(&remote, sk);
+	BEGIN(s, e, event_network_accept, EVENT_NETWORK_ACCEPT);
+	s->flags = marks;
+	FILL(e, &remote, &local, protocol, family, 0, sk);
 	commit(s);
 	return 0;
 }
@@ -185,24 +212,36 @@ int on_connect(struct bpf_raw_tracepoint_args *ctx)
 int on_accept(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct arguments call;
-	struct endpoint local = {}, remote = {};
+
+	if ((s64)ctx->args[1] < 0)
+		return 0;
+	read_arguments(&call, ctx);
+	return emit_accept(call.result, call.flags);
+}
+
+#ifdef HAVE_URING_COMPLETE
+#define IORING_OP_ACCEPT 13
+#define IORING_OP_CONNECT 16
+
+int on_uring_network(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct completion done = {};
+	struct file *file = NULL;
 	struct sock *sk;
 	u16 protocol = 0, family = 0;
 
-	if ((s64)ctx->args[1] < 0 || is_self())
+	read_completion(&done, ctx);
+	if (done.opcode == IORING_OP_ACCEPT && done.result >= 0)
+		return emit_accept(done.result, FLAG_IO_URING);
+	if (done.opcode != IORING_OP_CONNECT)
 		return 0;
-	read_arguments(&call, ctx);
-	sk = sock_of(call.result, &protocol, &family);
+	READ(file, &((struct io_kiocb *)ctx->args[1])->file);
+	sk = sock_behind(file, &protocol, &family);
 	if (!sk)
 		return 0;
-	read_local(&local, sk);
-	read_remote(&remote, sk);
-	BEGIN(s, e, event_network_accept, EVENT_NETWORK_ACCEPT);
-	s->flags = call.flags;
-	FILL(e, &remote, &local, protocol, family, 0, sk);
-	commit(s);
-	return 0;
+	return emit_connect(sk, protocol, family, done.result, FLAG_IO_URING, NULL);
 }
+#endif
 
 #define LOCAL(name, event, TYPE, ...)                             \
 int name(struct bpf_raw_tracepoint_args *ctx)                     \

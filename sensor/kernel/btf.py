@@ -20,7 +20,7 @@ VMLINUX = Path("/sys/kernel/btf/vmlinux")
 _LIMIT = 64 << 20  # the largest seen is 6 MB
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD = 1, 2, 3, 4, 5, 6, 7
-TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG, ENUM64 = 8, 9, 10, 11, 18, 19
+TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC_PROTO, TYPE_TAG, ENUM64 = 8, 9, 10, 11, 13, 18, 19
 _QUALIFIERS = (TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG)
 #: kind -> bytes behind the 12-byte type: once, and per member
 _TRAILER = {1: (4, 0), 3: (12, 0), 4: (0, 12), 5: (0, 12), 6: (0, 8), 13: (0, 8), 14: (4, 0), 15: (0, 12),
@@ -131,6 +131,28 @@ class Btf:
         """Element type and length of an array."""
         element, _, length = struct.unpack_from("<III", self._data, self._offsets[number] + 12)
         return element, length
+
+    def tracepoint(self, name: str) -> list[str]:
+        """What a raw tracepoint passes: per argument the struct pointed to, or "" for a number or void.
+
+        Empty where the kernel has no such tracepoint. The kernel's typedef btf_trace_NAME carries the
+        prototype, with one argument in front that programs don't get.
+        """
+        number = self.find(f"btf_trace_{name}", TYPEDEF)
+        proto = self.resolve(self.type(self.resolve(number)).size) if number else 0
+        if not proto or self.type(proto).kind != FUNC_PROTO:
+            return []
+        base = self._offsets[proto] + 12
+        parameters = [struct.unpack_from("<II", self._data, base + 8 * index)[1]
+                      for index in range(self.type(proto).length)]
+        return [self._pointee(parameter) for parameter in parameters[1:]]
+
+    def _pointee(self, number: int) -> str:
+        kind = self.type(self.resolve(number))
+        if kind.kind != PTR:
+            return ""
+        target = self.type(self.resolve(kind.size))
+        return self.name(target.name) if target.kind == STRUCT and target.name else ""
 
     def signed(self, number: int) -> bool:
         """Whether an integer type is signed."""

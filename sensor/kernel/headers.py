@@ -44,6 +44,8 @@ WANTED: dict[str, tuple[str, ...]] = {
     "sock_common": ("skc_family", "skc_state", "skc_num", "skc_dport", "skc_daddr", "skc_rcv_saddr", "skc_net",
                     "skc_v6_daddr", "skc_v6_rcv_saddr"),
     "in6_addr": ("in6_u",),
+    "io_kiocb": ("opcode", "file"),
+    "io_uring_cqe": ("res",),
     "bpf_prog": ("len", "type", "aux"),
     "bpf_prog_aux": ("id", "name"),
 }
@@ -52,4 +54,15 @@ WANTED: dict[str, tuple[str, ...]] = {
 def kernel_header(btf: Btf) -> tuple[str, list[str]]:
     """Return the text of vmlinux_min.h for this kernel, and what it lacks ("struct.field")."""
     writer = HeaderWriter(btf, WANTED)
-    return writer.text(), writer.missing
+    return writer.text() + _shapes(btf), writer.missing
+
+
+def _shapes(btf: Btf) -> str:
+    """Macros for tracepoints whose arguments changed over time."""
+    complete = btf.tracepoint("io_uring_complete")
+    if len(complete) < 3:
+        return ""
+    if complete[2] == "io_uring_cqe":  # (ring, request, completion), since 6.14
+        return "#define URING_COMPLETION_IS_CQE 1\n#define HAVE_URING_COMPLETE 1\n"
+    # (ring, request, user_data, result, ...); 5.10 to 5.15 pass no request
+    return "#define HAVE_URING_COMPLETE 1\n" if len(complete) > 4 else ""
