@@ -18,7 +18,6 @@ TRANSPORTS = {6: "tcp", 17: "udp"}
 #: Events with a side that began. bind and listen have none yet.
 DIRECTIONS = {"network_connect": "egress", "network_accept": "ingress", "dns_query": "egress"}
 
-_KNOWN_FLAGS = sum(Flag)
 # There are as many combinations as records that lie can hold; honest ones need a few dozen.
 _FLAGS_MAX = 1024
 
@@ -42,11 +41,15 @@ class FlagNames:
         return known
 
 
+# As plain numbers: an IntFlag's operators cost more than the rest of a file event.
+_CREATED, _WRITING = int(Flag.CREATED), int(Flag.WRITE | Flag.TRUNC)
+
+
 def file_open_type(flags: int) -> str:
     """ECS event.type of a file_open, by the most that it did."""
-    if flags & Flag.CREATED:
+    if flags & _CREATED:
         return "creation"
-    return "change" if flags & (Flag.WRITE | Flag.TRUNC) else "access"
+    return "change" if flags & _WRITING else "access"
 
 
 def outcome(result: int) -> str:

@@ -29,7 +29,8 @@ _STATE = BY_NAME["sensor_state"].id
 _PATH_INDEX = next(index for index, item in enumerate(BY_NAME["file_open"].fields) if item.name == "path")
 # An open with one of these is reported for more than its name. A cut path can't be held against a
 # pattern, and a hard link to a watched file has another name on purpose.
-_KEEP = Flag.CREATED | Flag.TRUNC | Flag.WRITE | Flag.PATH_CUT | Flag.WATCHED_INODE
+_KEEP = int(Flag.CREATED | Flag.TRUNC | Flag.WRITE | Flag.PATH_CUT | Flag.WATCHED_INODE)
+_TRUNCATED = int(Flag.TRUNCATED)  # a plain number: an IntFlag's operators are slow
 # No ring of the kernel has this number: the sensor's own events are numbered here.
 _OWN_RING = 255
 
@@ -119,7 +120,7 @@ class Pipeline:
         self.counters.received[name] += 1
         self.sequences.saw(record.ring, record.cpu, record.seq)
         process = table.apply(record)
-        if record.flags & Flag.TRUNCATED:
+        if record.flags & _TRUNCATED:
             self.counters.truncated[name] += 1
         if process is None:
             self.counters.dropped["duplicate_exit"] += 1
