@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
- * Emits      file_open, file_unlink, file_rename, file_link, file_chmod, file_chown, file_mkdir.
+ * Emits      file_open.
  * Why here   At system call exit the struct file behind the new descriptor is the truth: neither
  *            a swapped argument nor an unread page can change what is reported for an open.
  * Hooks      syscall.c, by tail call;
  *            hook-proto: include/trace/events/io_uring.h: io_uring_complete(ring, request, ...)
- * Misses     io_uring but for openat and openat2 with a descriptor; FIFOs, sockets and character devices, unless their name is watched; reads of
- *            files that are not watched; truncate(2). Paths of unlink, rename, link, chmod, chown and
- *            mkdir are the caller's argument joined to a directory from the kernel (FLAG_ARGUMENT):
- *            symbolic links in the middle of the argument stay unresolved.
+ * Misses     io_uring requests for a direct descriptor; FIFOs, sockets and character devices, unless
+ *            their name is watched; reads of files that are not watched; truncate(2).
  * Cost       A read-only open costs the filter: two names looked up. A record costs a path walk.
  */
 #define FMODE_WRITE 2
@@ -118,8 +116,8 @@ static __always_inline int emit_open(struct bpf_raw_tracepoint_args *ctx, struct
 	return 0;
 }
 
-#define OPEN(name, flags)                                         \
-int name(struct bpf_raw_tracepoint_args *ctx)                     \
+#define OPEN(program, flags)                                      \
+int program(struct bpf_raw_tracepoint_args *ctx)                  \
 {                                                                 \
 	struct arguments call;                                    \
 								  \
@@ -163,116 +161,3 @@ int on_uring_open(struct bpf_raw_tracepoint_args *ctx)
 	return emit_open(ctx, &call, 0);
 }
 #endif
-
-/* A successful call of somebody else, or nothing to report. */
-static __always_inline int succeeded(struct bpf_raw_tracepoint_args *ctx, struct arguments *call)
-{
-	if (ctx->args[1] || is_self())
-		return 0;
-	read_arguments(call, ctx);
-	return 1;
-}
-
-#define TARGET(s, e, dirfd, argument)                             \
-	do {                                                      \
-		s->flags |= call.flags | FLAG_ARGUMENT;           \
-		e->base = put_base(s, dirfd, (void *)(argument)); \
-		e->name = put_user(s, (void *)(argument), 4096);  \
-	} while (0)
-
-#define UNLINK(name, dirfd, argument, is_directory)               \
-int name(struct bpf_raw_tracepoint_args *ctx)                     \
-{                                                                 \
-	struct arguments call;                                    \
-								  \
-	if (!succeeded(ctx, &call))                               \
-		return 0;                                         \
-	BEGIN(s, e, event_file_unlink, EVENT_FILE_UNLINK);              \
-	TARGET(s, e, dirfd, argument);                            \
-	if (is_directory)                                         \
-		s->flags |= FLAG_DIRECTORY;                       \
-	commit(s);                                                \
-	return 0;                                                 \
-}
-UNLINK(on_unlink, AT_FDCWD, call.a, 0)
-UNLINK(on_rmdir, AT_FDCWD, call.a, 1)
-UNLINK(on_unlinkat, call.a, call.b, call.c & 0x200)     /* AT_REMOVEDIR */
-
-#define PAIR(name, event, TYPE, old_dirfd, old_argument, new_dirfd, new_argument) \
-int name(struct bpf_raw_tracepoint_args *ctx)                     \
-{                                                                 \
-	struct arguments call;                                    \
-								  \
-	if (!succeeded(ctx, &call))                               \
-		return 0;                                         \
-	BEGIN(s, e, event, TYPE);                                 \
-	TARGET(s, e, new_dirfd, new_argument);                    \
-	e->source_base = put_base(s, old_dirfd, (void *)(old_argument)); \
-	e->source_name = put_user(s, (void *)(old_argument), 4096); \
-	commit(s);                                                \
-	return 0;                                                 \
-}
-PAIR(on_rename, event_file_rename, EVENT_FILE_RENAME, AT_FDCWD, call.a, AT_FDCWD, call.b)
-PAIR(on_renameat, event_file_rename, EVENT_FILE_RENAME, call.a, call.b, call.c, call.d)
-PAIR(on_link, event_file_link, EVENT_FILE_LINK, AT_FDCWD, call.a, AT_FDCWD, call.b)
-PAIR(on_linkat, event_file_link, EVENT_FILE_LINK, call.a, call.b, call.c, call.d)
-
-/* A symbolic link's target is text, not a path of this moment: it gets no base. */
-#define SYMLINK(name, dirfd, argument)                            \
-int name(struct bpf_raw_tracepoint_args *ctx)                     \
-{                                                                 \
-	struct arguments call;                                    \
-								  \
-	if (!succeeded(ctx, &call))                               \
-		return 0;                                         \
-	BEGIN(s, e, event_file_link, EVENT_FILE_LINK);                  \
-	TARGET(s, e, dirfd, argument);                            \
-	e->source_name = put_user(s, (void *)call.a, 4096);       \
-	e->symbolic = 1;                                          \
-	commit(s);                                                \
-	return 0;                                                 \
-}
-SYMLINK(on_symlink, AT_FDCWD, call.b)
-SYMLINK(on_symlinkat, call.b, call.c)
-
-#define CHANGE(name, event, TYPE, dirfd, argument, ...)           \
-int name(struct bpf_raw_tracepoint_args *ctx)                     \
-{                                                                 \
-	struct arguments call;                                    \
-								  \
-	if (!succeeded(ctx, &call))                               \
-		return 0;                                         \
-	BEGIN(s, e, event, TYPE);                                 \
-	TARGET(s, e, dirfd, argument);                            \
-	__VA_ARGS__;                                              \
-	commit(s);                                                \
-	return 0;                                                 \
-}
-CHANGE(on_chmod, event_file_chmod, EVENT_FILE_CHMOD, AT_FDCWD, call.a, e->mode = call.b)
-CHANGE(on_fchmodat, event_file_chmod, EVENT_FILE_CHMOD, call.a, call.b, e->mode = call.c)
-CHANGE(on_chown, event_file_chown, EVENT_FILE_CHOWN, AT_FDCWD, call.a, e->owner_uid = call.b, e->owner_gid = call.c)
-CHANGE(on_fchownat, event_file_chown, EVENT_FILE_CHOWN, call.a, call.b, e->owner_uid = call.c, e->owner_gid = call.d)
-CHANGE(on_mkdir, event_file_mkdir, EVENT_FILE_MKDIR, AT_FDCWD, call.a, e->mode = call.b)
-CHANGE(on_mkdirat, event_file_mkdir, EVENT_FILE_MKDIR, call.a, call.b, e->mode = call.c)
-
-/* By descriptor: the path is the kernel's own. */
-#define CHANGE_FD(name, event, TYPE, ...)                         \
-int name(struct bpf_raw_tracepoint_args *ctx)                     \
-{                                                                 \
-	struct arguments call;                                    \
-	struct file *file;                                        \
-								  \
-	if (!succeeded(ctx, &call))                               \
-		return 0;                                         \
-	file = file_of(call.a);                                   \
-	if (!file)                                                \
-		return 0;                                         \
-	BEGIN(s, e, event, TYPE);                                 \
-	s->flags |= call.flags;                                   \
-	e->path = put_file_path(s, file);                         \
-	__VA_ARGS__;                                              \
-	commit(s);                                                \
-	return 0;                                                 \
-}
-CHANGE_FD(on_fchmod, event_file_chmod, EVENT_FILE_CHMOD, e->mode = call.b)
-CHANGE_FD(on_fchown, event_file_chown, EVENT_FILE_CHOWN, e->owner_uid = call.b, e->owner_gid = call.c)

@@ -53,25 +53,30 @@ static __always_inline void read_arguments(struct arguments *to, struct bpf_raw_
 #define AT_FDCWD (-100)
 
 /* The directory that a path argument is relative to: root, working directory or descriptor. */
-static __always_inline u32 put_base(struct scratch *s, s32 dirfd, const void *name)
+static __always_inline void find_base(struct file_place *place, s32 dirfd, const void *argument)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	struct fs_struct *fs = NULL;
-	struct file_place place = {};
 	struct file *file;
 	char first = 0;
 
-	bpf_probe_read_user(&first, 1, name);
+	bpf_probe_read_user(&first, 1, argument);
 	READ(fs, &task->fs);
 	if (first == '/') {
-		READ(place, &fs->root);
+		READ(*place, &fs->root);
 	} else if (dirfd == AT_FDCWD) {
-		READ(place, &fs->pwd);
+		READ(*place, &fs->pwd);
 	} else {
 		file = file_of(dirfd);
-		if (!file)
-			return 0;
-		READ(place, &file->f_path);
+		if (file)
+			READ(*place, &file->f_path);
 	}
+}
+
+static __always_inline u32 put_base(struct scratch *s, s32 dirfd, const void *argument)
+{
+	struct file_place place = {};
+
+	find_base(&place, dirfd, argument);
 	return put_path(s, place.dentry, place.mnt);
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sensor.errors import UsageError
 
-FAMILY_BITS = ("process", "syscall", "file", "network", "privilege", "shell")
+FAMILY_BITS = ("process", "syscall", "file", "network", "privilege", "shell", "path")
 WATCH_LEAF, WATCH_PARENT = 1, 2  # WATCH_* in probes/file.c
 MAX_WATCH = 256
 NAME_BYTES = 32  # struct watch_name

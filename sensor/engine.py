@@ -24,6 +24,7 @@ from sensor.boottime import BootClock
 from sensor.children import SOCKET_BYTES
 from sensor.document import Builder
 from sensor.errors import SensorError, UsageError
+from sensor.kernel.hooks import families_for
 from sensor.kernel.ring import Ring
 from sensor.kernel.stream import KernelCounters, Stream
 from sensor.live import Live, Outputs
@@ -122,7 +123,7 @@ class Engine:
         return rules
 
     def _request(self) -> control.Request:
-        limits, families = self._settings.limits, ["syscall", *self._settings.probes.families]
+        limits, families = self._settings.limits, families_for(self._settings.probes.families)
         names = control.watch_entries(sorted(self._watch.leaves), sorted(self._watch.parents))
         patterns = tuple(pattern.text for pattern in self._watch.patterns)
         return control.Request((limits.process_ring_kib << 10, limits.ring_kib << 10), limits.kernel_memory_mib << 20,

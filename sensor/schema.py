@@ -83,7 +83,7 @@ class Event:
 
     id: int
     name: str
-    family: str  # the probe file, or "user" for events made in user space
+    family: str  # what the settings switch on or off; "user" for events made in user space
     doc: str
     category: str  # ECS event.category
     type: str  # ECS event.type

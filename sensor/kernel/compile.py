@@ -16,8 +16,7 @@ from typing import Any
 
 from sensor.errors import HostError
 from sensor.kernel import bpf
-from sensor.kernel.hooks import DISPATCHER, HOOKS, ROUTER, Family, Hook, syscall_numbers
-from sensor.schema import BY_NAME
+from sensor.kernel.hooks import DISPATCHER, HOOKS, ROUTER, Family, Hook, probe_of, syscall_numbers
 
 _QUIET = ("-Wno-macro-redefined", "-Wno-duplicate-decl-specifier", "-Wno-unused-value")
 
@@ -112,14 +111,14 @@ def family_hooks(family: Family) -> list[tuple[str, Hook]]:
     """(event, hook) of a family; the dispatcher carries no event."""
     if family.name == "syscall":
         return [("", DISPATCHER)]
-    return [(event, hook) for event, hooks in HOOKS.items() if BY_NAME[event].family == family.name
+    return [(event, hook) for event, hooks in HOOKS.items() if probe_of(event) == family.name
             for hook in hooks]
 
 
 def fill_router(router: int, shared: Mapping[str, int], families: tuple[str, ...]) -> None:
     """Let the dispatcher pass on every number that an enabled family handles, in either table."""
     for event, hooks in HOOKS.items():
-        if BY_NAME[event].family not in families:
+        if probe_of(event) not in families:
             continue
         for hook in hooks:
             if hook.kind == "syscall":

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sensor.schema import BY_NAME
+
 #: Families in loading order: (name, ring index, offset mask and slack of its scratch record).
 #: A flood of file events must not push out process events, so those have ring 0 to themselves.
 
@@ -22,12 +24,14 @@ class Family:
     slack: int
     needs_syscalls: bool = False  # its handlers are reached through syscall.c
     optional: bool = False  # off unless the settings ask for it
+    part_of: str = ""  # the settings know it by this name
 
 
 FAMILIES: tuple[Family, ...] = (
     Family("process", 0, 16383, 8192),
     Family("syscall", 1, 255, 256),
-    Family("file", 1, 16383, 4096, needs_syscalls=True),
+    Family("file", 1, 8191, 4096, needs_syscalls=True),
+    Family("path", 1, 16383, 4096, needs_syscalls=True, part_of="file"),
     Family("network", 1, 1023, 512, needs_syscalls=True),
     Family("privilege", 1, 8191, 4096, needs_syscalls=True),
     Family("shell", 1, 1023, 1024, optional=True),
@@ -99,6 +103,23 @@ HOOKS: dict[str, tuple[Hook, ...]] = {
         (123, 216), (126, 185))),
     "shell_line": (Hook("uprobe", "on_readline", "readline@/bin/bash", "shells other than bash"),),
 }
+
+#: Calls that change names have a probe file of their own; the settings know them as file events.
+_PATH_EVENTS = ("file_unlink", "file_rename", "file_link", "file_chmod", "file_chown", "file_mkdir")
+
+
+def probe_of(event: str) -> str:
+    """Name of the probe file (and :class:`Family`) that emits an event."""
+    return "path" if event in _PATH_EVENTS else BY_NAME[event].family
+
+
+def families_for(settings: tuple[str, ...]) -> tuple[str, ...]:
+    """Probe files for the families that the settings name."""
+    chosen = [family.name for family in FAMILIES if (family.part_of or family.name) in settings]
+    if any(FAMILY[name].needs_syscalls for name in chosen):
+        chosen.append("syscall")
+    return tuple(family.name for family in FAMILIES if family.name in chosen)
+
 
 #: Programs that carry no event of their own.
 DISPATCHER = Hook("raw_tracepoint", "on_sys_exit", "sys_exit", "what never returns from a system call")

@@ -10,9 +10,9 @@ import pytest
 
 from sensor.errors import UsageError
 from sensor.kernel import plan as plans
-from sensor.kernel.hooks import FAMILIES, HOOKS, syscall_numbers
+from sensor.kernel.hooks import FAMILIES, HOOKS, probe_of, syscall_numbers
 from sensor.kernel.plan import Plan, possible_cpus
-from sensor.schema import BY_NAME, EVENTS
+from sensor.schema import EVENTS
 
 PLAN = Plan((1 << 20, 8 << 20), tuple(family.name for family in FAMILIES), 32 << 20, 8, (("shadow", 1),), ("/etc/x",))
 PROBES = Path(__file__).parents[2] / "probes"
@@ -55,7 +55,7 @@ def test_every_kernel_event_has_a_hook_and_every_hook_a_program() -> None:
     """The table, the probes and the events can't drift apart."""
     assert set(HOOKS) == {event.name for event in EVENTS if event.id < 100}
     for name, hooks in HOOKS.items():
-        text = PROBES.joinpath(f"{BY_NAME[name].family}.c").read_text()
+        text = PROBES.joinpath(f"{probe_of(name)}.c").read_text()
         for hook in hooks:
             assert re.search(rf"\b{hook.program}\b", text), f"{hook.program} of {name}"
 
