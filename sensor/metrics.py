@@ -1,0 +1,272 @@
+"""Every metric: one table, from which come the exposition and docs/metrics.md.
+
+The engine counts in plain dicts of its own. When somebody asks, ``pull`` gathers them in a
+:class:`Snapshot`, on the asker's thread: nothing in the event path knows that metrics exist. Label
+values come from closed sets or are bounded, and counters with a closed set show their zeros from the
+start, so that the first loss is a rate and not a new series.
+"""
+
+# ruff: noqa: RUF009  _row() makes a dataclass field, as field() does
+
+from __future__ import annotations
+
+import dataclasses
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from sensor.outputs.counts import REASONS as OUTPUT_REASONS
+from sensor.schema import EVENTS
+
+PREFIX = "sensor_"
+
+#: Series of one metric whose labels are not a closed set (rules, programs). Those that come later are
+#: added up under ``other``: 1,000 series in all is what a scrape of one host should cost.
+SERIES_LIMIT = 128
+OTHER = "other"
+
+TYPES = tuple(event.name for event in EVENTS)
+KERNEL_TYPES = tuple(event.name for event in EVENTS if event.family != "user")
+DECODE_REASONS = ("short", "abi", "type", "malformed", "ring")
+LEVELS = ("informational", "low", "medium", "high", "critical")
+OUTPUTS = ("stdout", "file", "table", "journald", "recording")
+MODES = ("full", "reduced", "passive")
+
+#: Tuple of label values -> number; with one label the value itself may be the key.
+Samples = Mapping[Any, float]
+
+
+class Histogram:
+    """Durations in buckets, counted by one thread and read by any."""
+
+    #: Upper bounds in seconds: a 10 ms tick is usual, 1 s is where the alarm is.
+    BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(self.BOUNDS) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(self.BOUNDS, seconds)] += 1
+        self.sum += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts by upper bound, as the exposition wants them."""
+        bounds = [*(str(bound) for bound in self.BOUNDS), "+Inf"]
+        return list(zip(bounds, map(float, accumulate(self.counts)), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One metric of the table. ``closed`` are the label values that a counter shows from the start."""
+
+    kind: str  # counter, gauge, histogram, info
+    group: str
+    doc: str
+    labels: tuple[str, ...] = ()
+    closed: tuple[tuple[str, ...], ...] = ()
+
+
+def _row(kind: str, group: str, doc: str, labels: str = "", closed: Any = ()) -> Any:
+    names = tuple(labels.split())
+    combinations = tuple((item,) if isinstance(item, str) else tuple(item) for item in closed)
+    row = Row(kind, group, doc, names, combinations)
+    return field(default_factory=dict, metadata={"row": row}) if names or kind == "info" else field(
+        default=None, metadata={"row": row})
+
+
+_FLOW, _KERNEL, _RULES, _STATE, _OUTPUTS, _PROCESS = (
+    "Flow and loss", "Kernel side", "Rules", "State", "Outputs", "Process")
+
+_LOSSES = (
+    *((name, "kernel_ringbuf", "full") for name in KERNEL_TYPES),
+    *(("all", "decode", reason) for reason in DECODE_REASONS),
+    *(("all", "output", reason) for reason in OUTPUT_REASONS),
+)
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """What the engine knows at one moment. A field is the metric of its name; empty ones have no samples.
+
+    A counter's field lacks the suffix ``_total``. Totals only rise while the process lives.
+    """
+
+    events_emitted: Samples = _row("counter", _FLOW, "Records that probes wrote or wanted to write: received plus "
+                                   "lost in the ring buffer.", "type", KERNEL_TYPES)
+    events_received: Samples = _row("counter", _FLOW, "Records decoded, and events that the sensor made itself.",
+                                    "type", TYPES)
+    events_lost: Samples = _row("counter", _FLOW, "Events lost, by where. Any increase deserves an alarm.",
+                                "type stage reason", _LOSSES)
+    events_filtered: Samples = _row("counter", _FLOW, "Events dropped on purpose, in the kernel or after it.",
+                                    "type where", tuple((name, where) for name in KERNEL_TYPES
+                                                        for where in ("kernel", "user")))
+    event_sequence_gaps: Samples = _row("counter", _FLOW, "Gaps in the numbers that records carry.", "cpu")
+    event_latency_seconds: Mapping[str, Histogram] = _row(
+        "histogram", _FLOW, "From the hook in the kernel to the rules' verdict.", "type")
+    events_truncated: Samples = _row("counter", _FLOW, "Records with a text cut at its bound.", "type", KERNEL_TYPES)
+    enrichment_errors: Samples = _row("counter", _FLOW, "What could not be added to an event, by kind.", "kind")
+    ringbuf_used_bytes: Samples = _row("gauge", _FLOW, "Bytes waiting in a ring buffer.", "ring")
+    ringbuf_size_bytes: Samples = _row("gauge", _FLOW, "Size of a ring buffer.", "ring")
+
+    bpf_program_info: Samples = _row("gauge", _KERNEL, "1 for each program in the kernel.",
+                                     "program tag attach source")
+    bpf_program_run_seconds: Samples = _row("counter", _KERNEL, "Time that a program ran, where "
+                                            "kernel.bpf_stats_enabled is on.", "program")
+    bpf_program_runs: Samples = _row("counter", _KERNEL, "Times that a program ran, as above.", "program")
+    bpf_program_missed: Samples = _row("counter", _KERNEL, "Times that a program should have run and did not.",
+                                       "program reason")
+    probe_attached: Samples = _row("gauge", _KERNEL, "1 while the probe is attached, 0 where it should be.", "probe")
+    probe_attach_failures: Samples = _row("counter", _KERNEL, "Probes that could not be attached.", "probe errno")
+    bpf_memory_bytes: float | None = _row("gauge", _KERNEL, "Memory of all maps of the sensor.")
+
+    rule_matches: Samples = _row("counter", _RULES, f"Events that a rule matched. After {SERIES_LIMIT} rules the "
+                                 "rest is added up.", "rule severity")
+    rules_loaded: Samples = _row("gauge", _RULES, "Rules by state: loaded, refused (broken), unsupported (for log "
+                                 "sources that the sensor lacks).", "state")
+    config_last_reload_successful: float | None = _row("gauge", _RULES, "1 if the last reload of rules succeeded.")
+    config_last_reload_success_timestamp_seconds: float | None = _row(
+        "gauge", _RULES, "When rules were last loaded, seconds since the epoch.")
+
+    process_table_entries: float | None = _row("gauge", _STATE, "Processes known, running and ended.")
+    process_table_capacity: float | None = _row("gauge", _STATE, "Bound of the above.")
+    process_table_evictions: Samples = _row("counter", _STATE, "Processes forgotten: ended ones are the usual way "
+                                            "out, live ones mean that the table is too small.", "state",
+                                            ("ended", "live"))
+    process_lookups: Samples = _row("counter", _STATE, "Processes looked up: hit, miss (a parent or target not "
+                                    "known), created (an event's process not known).", "result",
+                                    ("hit", "miss", "created"))
+    mode: Samples = _row("gauge", _STATE, "1 for the mode that the sensor is in: full; reduced, where probes are "
+                         "missing; passive, where none is loaded.", "mode")
+    engine_restarts: float | None = _row("counter", _STATE, "Times that the engine was started again.")
+
+    output_events: Samples = _row("counter", _OUTPUTS, "Events and alerts written.", "output")
+    output_bytes: Samples = _row("counter", _OUTPUTS, "Bytes written.", "output")
+    output_errors: Samples = _row("counter", _OUTPUTS, "Writes that failed.", "output reason")
+    output_dropped: Samples = _row("counter", _OUTPUTS, "Events and alerts lost by failed writes.", "output")
+    output_last_success_timestamp_seconds: Samples = _row(
+        "gauge", _OUTPUTS, "When an output last took something, seconds since the epoch.", "output")
+
+    build: Mapping[str, str] = _row("info", _PROCESS, "Version, commit, Python and kernel, as labels.")
+
+
+#: Metric without prefix and suffix -> its row.
+ROWS: dict[str, Row] = {item.name: item.metadata["row"] for item in dataclasses.fields(Snapshot)}
+
+
+def full_name(name: str) -> str:
+    """The name as it is scraped."""
+    suffix = {"counter": "_total", "info": "_info"}.get(ROWS[name].kind, "")
+    return f"{PREFIX}{name}{suffix}"
+
+
+class SnapshotCollector(Collector):
+    """Turns a snapshot into metric families at each scrape."""
+
+    def __init__(self, pull: Callable[[], Snapshot]) -> None:
+        self._pull = pull
+
+    def describe(self) -> Iterator[Metric]:
+        """The families without samples: registering must not pull."""
+        for name, row in ROWS.items():
+            yield _family(name, row)
+
+    def collect(self) -> Iterator[Metric]:
+        """The families as of now."""
+        snapshot = self._pull()
+        for name, row in ROWS.items():
+            family = _family(name, row)
+            _fill(family, row, getattr(snapshot, name))
+            yield family
+
+
+def _family(name: str, row: Row) -> Metric:
+    kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}
+    if row.kind == "info":
+        return InfoMetricFamily(PREFIX + name, row.doc)
+    family: Metric = kinds[row.kind](PREFIX + name, row.doc, labels=row.labels)
+    return family
+
+
+def _fill(family: Any, row: Row, value: Any) -> None:
+    if row.kind == "info":
+        if value:
+            family.add_metric((), dict(value))
+    elif not row.labels:
+        if value is not None:
+            family.add_metric((), value)
+    elif row.kind == "histogram":
+        # dict(): copied in one step, for the engine's thread may add a key meanwhile.
+        for key, histogram in bounded(dict(value), row):
+            family.add_metric(key, histogram.buckets(), histogram.sum)
+    else:
+        for key, number in bounded({**dict.fromkeys(row.closed, 0), **_tuples(dict(value))}, row):
+            family.add_metric(key, number)
+
+
+def _tuples(samples: Mapping[Any, float]) -> dict[tuple[str, ...], float]:
+    return {key if isinstance(key, tuple) else (str(key),): number for key, number in samples.items()}
+
+
+def bounded(samples: Mapping[Any, Any], row: Row) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Samples up to the limit, in the order in which they first came; the rest as one, ``other``.
+
+    The order makes it stable: a series never moves into ``other`` or out of it, so counters only rise.
+    """
+    limit = max(SERIES_LIMIT, len(row.closed))
+    rest = 0.0
+    for index, (key, value) in enumerate(samples.items()):
+        if index < limit:
+            yield key if isinstance(key, tuple) else (str(key),), value
+        elif row.kind == "counter":
+            rest += value
+    if len(samples) > limit and row.kind == "counter":
+        yield (OTHER,) * len(row.labels), rest
+
+
+def output_samples(counts: Mapping[str, Any]) -> dict[str, dict[Any, float]]:
+    """The fields of the group Outputs, from output name -> :class:`sensor.outputs.Counts`."""
+    return {
+        "output_events": {name: each.events for name, each in counts.items()},
+        "output_bytes": {name: each.bytes for name, each in counts.items()},
+        "output_dropped": {name: each.dropped for name, each in counts.items()},
+        "output_errors": {(name, reason): number for name, each in counts.items()
+                          for reason, number in each.errors.items()},
+        "output_last_success_timestamp_seconds": {
+            name: each.last_success for name, each in counts.items() if each.last_success},
+    }
+
+
+class Metrics:
+    """The metrics of this process, on a registry of their own.
+
+    Args:
+        pull: Gathers a snapshot. Called on the thread of whoever asks; must only read.
+        proc: Root of the proc file system, for the process's own CPU time, memory and descriptors.
+    """
+
+    def __init__(self, pull: Callable[[], Snapshot], proc: str = "/proc") -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(SnapshotCollector(pull))
+        ProcessCollector(registry=self.registry, proc=proc)
+
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """The metrics in the format that an Accept header asks for, and its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
