@@ -68,6 +68,10 @@ def guard(category: str, action: str) -> Condition:
     return _WRITTEN if (category, action) == ("file_event", schema.BY_NAME["file_open"].action) else TRUE
 
 
+#: Keys whose value is true or false in documents.
+BOOLEAN_KEYS = frozenset({"network.initiated"})
+
+
 def list_keys() -> frozenset[str]:
     """Keys whose value is a list in documents."""
     rows = [*schema.HEADER, *(field for event in schema.EVENTS for field in event.fields)]

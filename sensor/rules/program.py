@@ -19,7 +19,7 @@ from typing import Any
 
 from sensor.rules.condition import ANYWHERE, FALSE, TRUE, Condition, Predicate, predicates
 from sensor.rules.decide import Test, document_condition, is_cheap, necessary, residual
-from sensor.rules.fields import list_keys
+from sensor.rules.fields import BOOLEAN_KEYS, list_keys
 from sensor.rules.guards import guarded
 from sensor.rules.model import Rule
 from sensor.rules.scan import Scanner
@@ -197,7 +197,7 @@ def source(fields: Sequence[str], gated: bool) -> str:
     """Python source of ``match(document)`` for these fields.
 
     Nested mappings are fetched once. A list of one item is that item, longer ones become
-    tuples, so that what was seen before can be looked up.
+    tuples, booleans their text form, so that what was seen before can be looked up.
     """
     lines, nodes = [], {"": "document"}
     for number, field in enumerate(fields):
@@ -210,6 +210,8 @@ def source(fields: Sequence[str], gated: bool) -> str:
         if field == ANYWHERE or field in list_keys():
             lines.append(f"if v{number}.__class__ is list:")
             lines.append(f"    v{number} = v{number}[0] if len(v{number}) == 1 else tuple(v{number})")
+        if field in BOOLEAN_KEYS:
+            lines.append(f"v{number} = 'true' if v{number} is True else 'false' if v{number} is False else v{number}")
     lines.append("true = 0")
     for number, field in enumerate(fields):
         lines += [f"found = known{number}(v{number})", "if found is None:",

@@ -1,0 +1,10 @@
+"""``make bench``: every benchmark, its table on stdout."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.bench import bench_rules
+
+if __name__ == "__main__":
+    sys.exit(bench_rules.main())
