@@ -204,6 +204,7 @@ int on_memfd_create(struct bpf_raw_tracepoint_args *ctx)
 	BEGIN(s, e, event_memfd_create, EVENT_MEMFD_CREATE);
 	s->flags = call.flags | FLAG_MEMFD;
 	e->memfd_flags = call.b;
+	e->result = call.result;
 	e->name = put_kernel(s, (char *)head.name.name + 6, CAP_MEMFD_CREATE_NAME);     /* behind "memfd:" */
 	commit(s);
 	return 0;

@@ -282,7 +282,10 @@ class Supervisor:
 
     def _from_loader(self) -> None:
         assert self._loader_channel is not None
-        data, fds, _, _ = socket.recv_fds(self._loader_channel, children.SOCKET_BYTES, 253)
+        try:
+            data, fds, _, _ = socket.recv_fds(self._loader_channel, children.SOCKET_BYTES, 253)
+        except ConnectionResetError:  # it was killed before it had read its plan
+            data, fds = b"", []
         for fd in fds:
             os.set_inheritable(fd, False)
         if data:
