@@ -432,7 +432,7 @@ _Static_assert(__builtin_offsetof(struct event_module_load, name) == 76, "event_
 _Static_assert(sizeof(struct event_module_load) == 80, "event_module_load");
 
 #define EVENT_BPF_LOAD 32
-#define CAP_BPF_LOAD_NAME 16
+#define CAP_BPF_LOAD_NAME 32
 struct event_bpf_load {
 	struct sensor_header header;
 	__u32 program_type;

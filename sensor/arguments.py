@@ -16,6 +16,7 @@ class Arguments:
     events: str | None = None
     metrics: str | None = None
     record: str | None = None
+    metrics_fd: int | None = None  # a listening socket from the service manager
 
     def dump(self) -> str:
         """Encode for :meth:`parse`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
+from sensor import activation
 from sensor.arguments import Arguments
 from sensor.errors import HostError
 from sensor.notify import Notifier
@@ -24,9 +25,11 @@ def run(options: RunOptions) -> int:
         raise HostError(f"the probes know the system calls of {', '.join(_MACHINES)}, not of {platform.machine()}")
     if os.geteuid() != 0:
         raise HostError("loading probes needs root", "sudo sensor run")
+    sockets = activation.inherited()
     arguments = Arguments(
         config=str(options.config) if options.config else None, rules=tuple(map(str, options.rules)),
         output=options.output, events=options.events, metrics=options.metrics,
-        record=str(options.record) if options.record else None)
+        record=str(options.record) if options.record else None,
+        metrics_fd=sockets[0] if sockets else None)
     notifier = Notifier.from_environment()
-    return Supervisor([arguments.dump()], options.duration, [], notifier.send, stay=notifier.active).run()
+    return Supervisor([arguments.dump()], options.duration, sockets, notifier.send, stay=notifier.active).run()

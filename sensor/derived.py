@@ -86,10 +86,12 @@ def address(family: int, raw: bytes) -> str:
 
 
 def endpoint(family: int, raw: bytes, port: int) -> dict[str, Any]:
-    """One side of a connection; empty where the socket has none yet (no address and no port)."""
-    if not port and not any(raw):
-        return {}
-    text = address(family, raw)
+    """One side of a connection, without what the socket does not have yet: no port is 0, and then no
+    address is all zeros (with a port, that is the address of every interface).
+    """
+    text = address(family, raw) if port or any(raw) else ""
+    if not port:
+        return {"ip": text} if text else {}
     return {"ip": text, "port": port} if text else {"port": port}
 
 

@@ -24,10 +24,13 @@ from sensor.boottime import BootClock
 from sensor.children import SOCKET_BYTES
 from sensor.document import Builder
 from sensor.errors import SensorError, UsageError
+from sensor.http import MetricsServer, serve
 from sensor.kernel.hooks import families_for
 from sensor.kernel.ring import Ring
 from sensor.kernel.stream import KernelCounters, Stream
-from sensor.live import Live, Outputs
+from sensor.live import Live, Outputs, totals
+from sensor.metrics import Histogram, Metrics
+from sensor.options import METRICS_OFF
 from sensor.pipeline import Pipeline
 from sensor.process.seed import Found, Reader, host_user_name
 from sensor.process.table import ProcessTable
@@ -36,6 +39,8 @@ from sensor.rulefiles import RuleFiles
 from sensor.rules.matcher import Matcher
 from sensor.rules.model import RuleSet
 from sensor.safe_yaml import read_text
+from sensor.schema import BY_ID
+from sensor.snapshot import Facts, take
 from sensor.watch import WatchList
 
 
@@ -78,6 +83,9 @@ def _open(arguments: Arguments) -> _Opened:
                    outputs, Path("/proc/sys/kernel/random/boot_id").read_text().strip())
 
 
+HEALTHY_SECONDS = 10.0  # the loop beats every second
+
+
 class Engine:
     """One engine process.
 
@@ -90,8 +98,9 @@ class Engine:
     def __init__(self, channel: socket.socket, arguments: Arguments, opened: _Opened) -> None:
         self._channel, self._arguments, self._opened = channel, arguments, opened
         self._settings = self._read_settings()
-        self._rules = self._read_rules(self._settings)
-        self._matcher = Matcher(self._rules.rules)
+        self._facts = Facts()
+        self._use_rules(self._read_rules(self._settings))
+        self._metrics = self._serve_metrics()
         self._clock = BootClock(wall_offset_ns())
         users = Users(host_user_name)
         self._users = users
@@ -100,9 +109,9 @@ class Engine:
         opened.found.clear()
         self._watch = WatchList(self._settings.watch.paths)
         self._live: Live | None = None
-        self._info: dict[str, Any] = {}
         self._stop = False
         self._next_second = 0.0
+        self._alive = time.monotonic()
 
     # --- settings and rules -------------------------------------------------------------------
 
@@ -122,6 +131,27 @@ class Engine:
                   f"{len(rules.unsupported)} for log sources that this sensor does not produce")
         return rules
 
+    def _use_rules(self, rules: RuleSet) -> None:
+        self._matcher = Matcher(rules.rules)
+        self._facts.rules, self._facts.levels = rules, {rule.id: rule.level for rule in rules.rules}
+        self._facts.reload_ok, self._facts.reload_at = True, time.time()
+
+    def _serve_metrics(self) -> MetricsServer | None:
+        listen, inherited = self._arguments.metrics or self._settings.metrics.listen, self._arguments.metrics_fd
+        if listen == METRICS_OFF:
+            return None
+        return serve(listen, Metrics(lambda: take(self._live, self._facts)), self._healthy, self._not_ready,
+                     inherited=inherited)
+
+    def _healthy(self) -> str:
+        silent = time.monotonic() - self._alive
+        return "" if silent < HEALTHY_SECONDS else f"the engine has made no progress for {silent:.0f} s"
+
+    def _not_ready(self) -> str:
+        if self._facts.info.get("passive"):
+            return f"passive: {self._facts.info['passive']['reason']}"
+        return "" if self._live is not None else "the probes are being loaded"
+
     def _request(self) -> control.Request:
         limits, families = self._settings.limits, families_for(self._settings.probes.families)
         names = control.watch_entries(sorted(self._watch.leaves), sorted(self._watch.parents))
@@ -132,14 +162,14 @@ class Engine:
     def _reload(self) -> None:
         """Read the rules anew; a broken set leaves the old one."""
         try:
-            self._rules = self._read_rules(self._settings)
+            self._use_rules(self._read_rules(self._settings))
         except SensorError as error:
+            self._facts.reload_ok = False
             self._say(f"reload refused, the rules stay as they were: {error}")
             return
-        self._matcher = Matcher(self._rules.rules)
         if self._live is not None:
             self._live.pipeline.use(self._matcher)
-            self._live.state("reload", f"{len(self._rules.rules)} rules loaded")
+            self._live.state("reload", f"{len(self._matcher.rules)} rules loaded")
 
     # --- serving ------------------------------------------------------------------------------
 
@@ -178,10 +208,10 @@ class Engine:
         elif message["kind"] == "reload":
             self._reload()
         elif message["kind"] == "statistics":
-            self._info["statistics"] = message["programs"]
+            self._facts.statistics = message["programs"]
 
     def _begin(self, info: dict[str, Any], fds: list[int]) -> None:
-        self._info = info
+        self._facts.info = info
         outputs = self._opened.outputs
         if outputs.output is None and outputs.recorder is None:
             outputs.open(self._settings.output.spec, None)
@@ -196,14 +226,22 @@ class Engine:
             self._channel.send(control.ready())
             return
         rings = [Ring(fd, size) for fd, size in zip(fds, info["rings"], strict=False)]
-        self._live = Live(pipeline, Stream(rings), KernelCounters(fds[2], info["cpus"]), outputs, boot_ns)
+        self._live = Live(pipeline, Stream(rings), KernelCounters(fds[2], info["cpus"]), outputs, boot_ns,
+                          self._observe)
         state = "engine_restart" if info["restarts"] else "start"
-        self._live.state(state, f"{len(info['programs'])} hooks attached, {len(self._rules.rules)} rules")
+        self._live.state(state, f"{len(info['programs'])} hooks attached, {len(self._matcher.rules)} rules")
         for failure in info["failures"]:
             self._live.state("probe_failed", f"{failure['program']} ({failure['target']}): {failure['reason']}"[:500])
         self._channel.send(control.ready())
 
+    def _observe(self, kind: int, latency_ns: int) -> None:
+        name = BY_ID[kind].name
+        if name not in self._facts.latency:
+            self._facts.latency[name] = Histogram()
+        self._facts.latency[name].observe(latency_ns / 1e9)
+
     def _second(self) -> None:
+        self._alive = time.monotonic()
         self._clock.offset_ns = wall_offset_ns()
         events = 0
         if self._live is not None:
@@ -216,8 +254,6 @@ class Engine:
 
     def _summary(self) -> None:
         assert self._live is not None
-        from sensor.live import totals
-
         self._say(json.dumps(totals(self._live)))
 
     @staticmethod

@@ -73,7 +73,11 @@ class ParquetRecorder:
         self._failed = False
         self._rows: list[Document] = []
         self._size = 0
-        self._writer = parquet.ParquetWriter(stream, self._schema, compression="zstd")
+        self._writer: Any = None
+        try:
+            self._writer = parquet.ParquetWriter(stream, self._schema, compression="zstd")
+        except OSError as error:
+            self._fail(error, 0)
 
     def write(self, document: Document) -> None:
         """Take one document."""
@@ -134,6 +138,7 @@ class ParquetRecorder:
         self._failed = True
         self.counts.drop(reason_of(error), documents)
         if self._strict:
+            self._stream.close()
             raise SensorError(f"can't write {self._stream.name}: {error.strerror or error}") from error
 
     def flush(self) -> None:

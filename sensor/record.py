@@ -98,6 +98,8 @@ def open_recorder(path: Path, *, strict: bool = True, about: dict[str, Any] | No
     if suffix == ".jsonl":
         recorder = JsonLines(_create(path), name="recording", path=path, strict=strict)
         recorder.write_line(encode(about))
+        recorder.flush()
+        recorder.counts.events = 0  # the header is no event
         return recorder
     stream = io.FileIO(path, "a", opener=lambda *_: _create(path))
     if suffix == ".jsonl.zst":

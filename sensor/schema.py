@@ -255,7 +255,7 @@ EVENTS: tuple[Event, ...] = (
         _RESULT,
         _f(Kind.U32, "program_id", "bpf.program.id", "Kernel's id of the program; 0 where it failed."),
         _f(Kind.U32, "instructions", "bpf.program.instructions", "Length of the program."),
-        _f(Kind.TEXT, "name", "bpf.program.name", "Name given to the program.", cap=16))),
+        _f(Kind.TEXT, "name", "bpf.program.name", "Name given to the program.", cap=32))),
     Event(33, "mount", "privilege", "A file system was mounted, moved or unmounted, or the attempt failed.",
           "file", "change", ("mount",), (
         _f(Kind.U32, "operation", "sensor.operation", "System call number: 165 mount, 166 umount2, 429 move_mount, "

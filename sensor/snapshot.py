@@ -1,0 +1,119 @@
+"""Gathers the engine's counts into a metrics snapshot. Reads only; runs on the scraper's thread."""
+
+from __future__ import annotations
+
+import errno as errnos
+import platform
+from dataclasses import dataclass, field
+from typing import Any
+
+from sensor import __version__
+from sensor.kernel.hooks import RINGS
+from sensor.live import Live
+from sensor.metrics import Histogram, Snapshot, output_samples
+from sensor.rules.model import RuleSet
+
+
+@dataclass(slots=True)
+class Facts:
+    """What the engine knows besides the live counts. Replaced whole, so a reader sees one state."""
+
+    info: dict[str, Any] = field(default_factory=dict)  # the supervisor's message that began this run
+    statistics: list[list[int]] = field(default_factory=list)  # [program id, run_ns, runs, missed]
+    rules: RuleSet | None = None
+    levels: dict[str, str] = field(default_factory=dict)  # rule id -> level
+    reload_ok: bool = True
+    reload_at: float = 0.0
+    latency: dict[str, Histogram] = field(default_factory=dict)
+
+
+def mode_of(info: dict[str, Any]) -> str:
+    """full, reduced (a probe is missing) or passive (none is loaded)."""
+    if not info or info.get("passive"):
+        return "passive"
+    return "reduced" if info.get("failures") else "full"
+
+
+def take(live: Live | None, facts: Facts) -> Snapshot:
+    """The state of everything, now."""
+    snapshot = Snapshot(build={"version": __version__, "python": platform.python_version(),
+                               "kernel": platform.release(), "commit": ""})
+    current = mode_of(facts.info)
+    snapshot.mode = {name: float(name == current) for name in ("full", "reduced", "passive")}
+    snapshot.engine_restarts = float(facts.info.get("restarts", 0))
+    _rules(snapshot, facts)
+    _programs(snapshot, facts)
+    if live is not None:
+        _flow(snapshot, live, facts)
+        _state(snapshot, live)
+    return snapshot
+
+
+def _rules(snapshot: Snapshot, facts: Facts) -> None:
+    rules = facts.rules
+    if rules is not None:
+        snapshot.rules_loaded = {"loaded": len(rules.rules), "refused": len(rules.refused),
+                                 "unsupported": len(rules.unsupported)}
+    snapshot.config_last_reload_successful = float(facts.reload_ok)
+    snapshot.config_last_reload_success_timestamp_seconds = facts.reload_at or None
+
+
+def _programs(snapshot: Snapshot, facts: Facts) -> None:
+    programs = facts.info.get("programs", [])
+    names = {program["id"]: program["program"] for program in programs}
+    snapshot.bpf_program_info = {(program["program"], program["tag"], program["target"], "bcc"): 1.0
+                                 for program in programs}
+    attached = {f"{program['event'] or program['family']}:{program['target']}": 1.0 for program in programs}
+    failures = facts.info.get("failures", [])
+    missing = {f"{failure['event'] or failure['program']}:{failure['target']}": 0.0 for failure in failures}
+    snapshot.probe_attached = {**attached, **missing}
+    snapshot.probe_attach_failures = {
+        (name, errnos.errorcode.get(failure.get("errno", 0), "other")): 1.0
+        for name, failure in zip(missing, failures, strict=False)}
+    runs = [row for row in facts.statistics if row[0] in names]
+    snapshot.bpf_program_run_seconds = {names[row[0]]: row[1] / 1e9 for row in runs}
+    snapshot.bpf_program_runs = {names[row[0]]: float(row[2]) for row in runs}
+    snapshot.bpf_program_missed = {(names[row[0]], "recursion"): float(row[3]) for row in runs}
+    snapshot.bpf_memory_bytes = float(facts.info.get("memory", 0))
+
+
+def _flow(snapshot: Snapshot, live: Live, facts: Facts) -> None:
+    counters, kernel = live.pipeline.counters, live.kernel.read()
+    snapshot.events_emitted = {name: row["emitted"] for name, row in kernel.items()}
+    snapshot.events_received = dict(counters.received)
+    lost: dict[tuple[str, str, str], float] = {}
+    for name, row in kernel.items():
+        lost[name, "kernel_ringbuf", "full"] = row["lost"]
+        if row["nested"]:  # never numbered: refused before it began
+            lost[name, "kernel_map", "nested"] = row["nested"]
+    for reason, number in dict(live.stream.malformed).items():
+        lost["all", "decode", reason] = number
+    for each in live.outputs.each():
+        for reason, number in dict(each.counts.errors).items():
+            lost["all", "output", reason] = lost.get(("all", "output", reason), 0) + number
+    snapshot.events_lost = lost
+    snapshot.events_filtered = {
+        **{(name, "kernel"): row["filtered"] for name, row in kernel.items()},
+        **{(name, "user"): number for name, number in dict(counters.filtered).items()}}
+    snapshot.event_sequence_gaps = {str(cpu): number for cpu, number in dict(counters.gaps).items()}
+    snapshot.events_truncated = dict(counters.truncated)
+    snapshot.event_latency_seconds = facts.latency
+    snapshot.rule_matches = {(rule, facts.levels.get(rule, "")): number
+                             for rule, number in dict(counters.matches).items()}
+    snapshot.ringbuf_used_bytes = dict(zip(RINGS, live.stream.used(), strict=True))
+    snapshot.ringbuf_size_bytes = dict(zip(RINGS, (ring.size for ring in live.stream.rings), strict=True))
+
+
+def _state(snapshot: Snapshot, live: Live) -> None:
+    table, builder = live.pipeline.table, live.pipeline.builder
+    if table is not None:
+        snapshot.process_table_entries, snapshot.process_table_capacity = len(table), table.capacity
+        snapshot.process_lookups = dict(table.counters.lookups())
+        snapshot.process_table_evictions = {"ended": table.counters.evicted_ended,
+                                            "live": table.counters.evicted_live}
+    if builder is not None:
+        snapshot.enrichment_errors = dict(builder.counters.errors)
+    names = {"output": live.outputs.output, "recording": live.outputs.recorder}
+    counts = {getattr(each, "name", name): each.counts for name, each in names.items() if each is not None}
+    for name, value in output_samples(counts).items():
+        setattr(snapshot, name, value)
