@@ -111,13 +111,18 @@ def read(document: object, path: str, resolve: Resolve = fields.resolve) -> Rule
         if key in document:
             return Unsupported(path, name, key, f"a Sigma {key} is not evaluated by this version")
     try:
+        return _read(document, name, path, resolve)
+    except Exception as error:  # noqa: BLE001  pySigma meets shapes that it never expected in foreign files
+        return Refused(path, _broken_line(document), name, f"not a Sigma rule: {_first_line(error)}")
+
+
+def _read(document: Map, name: str, path: str, resolve: Resolve) -> Rule | Refused | Unsupported:
+    try:
         _check_conditions(document)
         parsed = SigmaRule.from_dict(document)
         trees = [condition.parsed for condition in parsed.detection.parsed_condition]
     except (SigmaError, _Unusable) as error:
         return Refused(path, _broken_line(document), name, _first_line(error))
-    except Exception as error:  # noqa: BLE001  pySigma meets shapes that it never expected in foreign files
-        return Refused(path, _broken_line(document), name, f"not a Sigma rule: {_first_line(error)}")
     source = parsed.logsource
     missing = _no_source(source.product, source.category, source.service)
     if missing:
@@ -250,6 +255,8 @@ def text_condition(key: str, parts: list[str | Glob], cased: bool) -> Condition:
 
 
 def _regex(name: str | None, key: str, value: SigmaRegularExpression) -> Regex:
+    if not isinstance(value.regexp, SigmaString):
+        raise _Unusable("a regular expression must be text", name)
     for part in value.regexp.s:
         if isinstance(part, Placeholder):
             raise _Unusable(f"unresolved placeholder %{part.name}%", name)

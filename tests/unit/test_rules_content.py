@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sensor.errors import UsageError
@@ -208,6 +208,8 @@ _json = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.text(
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(["title", "id", "tags", "level", "references", "date", "status"]), _json),
        _json, st.one_of(_json, st.sampled_from(["s", "1 of s*", "not s", "all of them"])))
+@example({}, {"CommandLine|re": None}, "s")
+@example({}, {"CommandLine|re": 5}, "s")
 def test_any_shape_of_rule_loads_or_is_refused(tmp_path_factory, head, detection, condition):
     """Whatever YAML says under the keys of a rule, the result is a rule or a reason."""
     import json
