@@ -170,9 +170,11 @@ def test_connect_in_progress_has_unknown_outcome(bench: Bench, result: int, outc
 
 
 def test_unbound_side_is_absent(bench: Bench) -> None:
-    """No address and no port is nobody; no family is no address."""
+    """No address and no port is nobody, port 0 none yet; no family is no address."""
     made = bench.make(connection("network_listen", destination_address=bytes(16), destination_port=0))
     assert "destination" not in made
+    made = bench.make(connection(source_port=0))
+    assert made["source"] == {"ip": "10.0.0.1"}
     made = bench.make(connection(address_family=99))
     assert made["destination"] == {"port": 443}
     assert "type" not in made["network"]
