@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sensor import config, control, privileges
+from sensor import config, control, importable, privileges
 from sensor.arguments import Arguments
 from sensor.boottime import BootClock
 from sensor.children import SOCKET_BYTES
@@ -273,6 +273,7 @@ def main() -> None:
         parent = os.getppid()
         opened = _open(arguments)
         if os.geteuid() == 0:
+            importable.keep()
             privileges.drop(*privileges.ids_of(), parent)
         Engine(channel, arguments, opened).run()
     except SensorError as error:
