@@ -72,7 +72,7 @@ def open_output(spec: str | None, *, strict: bool = False, patience: float = 1.0
     if spec == JOURNAL:
         return Journal(journal)
     if spec == TABLE:
-        return Table(sys.stdout, strict=strict)
+        return Table(_stdout_fd(), strict=strict, patience=patience)
     if spec == STDOUT:
         return JsonLines(_stdout_fd(), name="stdout", strict=strict, patience=patience)
     path = Path(spec)

@@ -2,122 +2,116 @@
 
 Columns have fixed widths so that rows printed minutes apart stand under one heading. A cell that is
 too long wraps within its column. Without colour (NO_COLOR, no terminal) the words alone carry it.
+
+Rows go through the same writer as JSON lines: a terminal that was stopped or went away costs rows,
+counted, and never the daemon.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import IO, Any
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table as RichTable
 from rich.text import Text
 
-from sensor.errors import SensorError
-from sensor.outputs.counts import Counts, reason_of
+from sensor.outputs.jsonlines import JsonLines
 from sensor.outputs.summary import parent_chain, process_name, subject, text_at, user_name
 from sensor.outputs.terminal import terminal_safe
 
-LEVEL_STYLES = {"critical": "bold white on red", "high": "bold red", "medium": "yellow", "low": "cyan",
-                "informational": "dim"}
-#: Wide levels would cost every row four columns.
+TITLES = ("TIME", "LEVEL", "RULE", "PROCESS", "USER", "PARENTS", "WHAT")
+
+#: SGR parameters (ECMA-48) by level.
+_LEVEL_STYLES = {"critical": "1;37;41", "high": "1;31", "medium": "33", "low": "36", "informational": "2"}
+_FAINT, _BOLD = "2", "1"
+#: The longest level would cost every row five columns.
 _LEVEL_WORDS = {"informational": "info"}
 #: Without a terminal there is no width to ask for; the narrowest that is promised to be readable.
 _WIDTH = 100
 _MIN_WIDTH = 60
 #: A row is kept short: 8 KiB of arguments would push everything else off the screen.
 _CELL_LIMIT = 400
-#: Rows held back until a flush.
-_BATCH = 256
 
 
-class Table:
+class Table(JsonLines):
     """An output for people: time, level, rule, process, user, parents, what.
 
-    ``width`` is in columns; None asks the terminal. ``strict`` lets BrokenPipeError and a full disk
-    (SensorError) through instead of counting them.
+    Args:
+        fd: Where to write; borrowed.
+        width: In columns; None asks the terminal.
+        terminal: Whether *fd* is one; None asks it.
+        environ: For NO_COLOR, TERM and COLUMNS; os.environ if None.
+        strict: As of :class:`JsonLines`, like *patience*.
+        patience: Seconds to wait for a terminal that was stopped.
     """
 
-    name = "table"
-
-    def __init__(self, stream: IO[str], *, strict: bool = False, width: int | None = None,
-                 clock: Callable[[], float] = time.time) -> None:
-        self.counts = Counts()
-        self._strict, self._clock = strict, clock
-        if width is None and not stream.isatty():
-            width = _WIDTH
-        self._console = Console(file=stream, width=width, highlight=False, markup=False, emoji=False,
-                                soft_wrap=False)
-        self._rows: list[list[Text]] = []
+    def __init__(self, fd: int, *, width: int | None = None, terminal: bool | None = None,
+                 environ: Mapping[str, str] | None = None, strict: bool = False, patience: float = 1.0) -> None:
+        super().__init__(fd, name="table", strict=strict, patience=patience)
+        environ = os.environ if environ is None else environ
+        terminal = os.isatty(fd) if terminal is None else terminal
+        self._color = terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+        self._widths = column_widths(width or _ask_width(fd, terminal, environ))
+        self._console = Console(width=_WIDTH, color_system=None)  # only its wrapping is used
         self._headed = False
 
     def write(self, document: dict[str, Any]) -> None:
         """Take one document, alert or event."""
-        self._rows.append(_cells(document))
-        if len(self._rows) >= _BATCH:
-            self.flush()
+        level = text_at(document, "rule.level")
+        styles = ("", _LEVEL_STYLES.get(level, ""), "", "", "", _FAINT, "")
+        text = self._row(_cells(document, level), styles)
+        if not self._headed:
+            text = self._row(TITLES, (_BOLD,) * len(TITLES)) + text
+            self._headed = True
+        self.write_line(text.encode())
 
-    def flush(self) -> None:
-        """Print the rows taken since the last flush."""
-        if not self._rows:
-            return
-        rows, self._rows = self._rows, []
-        table = _grid(max(_MIN_WIDTH, self._console.width), heading=not self._headed)
-        for row in rows:
-            table.add_row(*row)
-        try:
-            self._console.print(table)
-            self._console.file.flush()
-        except OSError as error:
-            self.counts.drop(reason_of(error), len(rows))
-            if self._strict:
-                raise error if isinstance(error, BrokenPipeError) else SensorError(
-                    f"can't write the table: {error.strerror}") from error
-            return
-        self._headed = True
-        self.counts.events += len(rows)
-        self.counts.last_success = self._clock()
+    def _row(self, cells: Sequence[str], styles: Sequence[str]) -> str:
+        columns = [self._wrap(cell, width) for cell, width in zip(cells, self._widths, strict=True)]
+        lines = []
+        for index in range(max(map(len, columns))):
+            parts = [self._styled(column[index] if index < len(column) else "", width, style)
+                     for column, width, style in zip(columns, self._widths, styles, strict=True)]
+            lines.append(" ".join(parts).rstrip() + "\n")
+        return "".join(lines)
 
-    def reopen(self) -> None:
-        """A terminal has no name to open again."""
+    def _wrap(self, cell: str, width: int) -> list[str]:
+        if len(cell) <= width and cell.isascii():
+            return [cell]
+        return [line.plain.rstrip() for line in Text(cell).wrap(self._console, width, overflow="fold")]
 
-    def close(self) -> None:
-        """Print what is left."""
-        self.flush()
+    def _styled(self, text: str, width: int, style: str) -> str:
+        padding = " " * (width - cell_len(text))
+        if text and style and self._color:
+            return f"\x1b[{style}m{text}\x1b[0m{padding}"
+        return text + padding
 
 
-def _grid(width: int, heading: bool) -> RichTable:
-    # Time and level take 8 each, 6 gaps; the rest is shared, most of it for what happened.
-    rest = width - 8 - 8 - 6
+def _ask_width(fd: int, terminal: bool, environ: Mapping[str, str]) -> int:
+    columns = environ.get("COLUMNS", "")
+    if columns.isascii() and columns.isdigit() and 0 < int(columns) < 10_000:
+        return int(columns)
+    try:
+        return os.get_terminal_size(fd).columns or _WIDTH if terminal else _WIDTH
+    except OSError:
+        return _WIDTH
+
+
+def column_widths(width: int) -> tuple[int, ...]:
+    """Widths of the columns, which with six gaps take *width* columns, or 60 where that is less."""
+    # Time and level take 8 each; the rest is shared, most of it for what happened.
+    rest = max(_MIN_WIDTH, width) - 8 - 8 - 6
     user = min(10, rest // 9)
     rule, process, parents = rest * 25 // 100, rest * 18 // 100, rest * 18 // 100
-    what = rest - user - rule - process - parents
-    table = RichTable(box=None, show_header=heading, header_style="bold", show_edge=False, pad_edge=False,
-                      padding=(0, 1, 0, 0))
-    for title, size in (("TIME", 8), ("LEVEL", 8), ("RULE", rule), ("PROCESS", process), ("USER", user),
-                        ("PARENTS", parents), ("WHAT", what)):
-        table.add_column(title, width=size, overflow="fold", no_wrap=title in ("TIME", "LEVEL"))
-    return table
+    return 8, 8, rule, process, user, parents, rest - user - rule - process - parents
 
 
-def _cells(document: dict[str, Any]) -> list[Text]:
-    level = text_at(document, "rule.level")
-    return [
-        Text(_cell(_time_of_day(text_at(document, "@timestamp")))),
-        Text(_cell(_LEVEL_WORDS.get(level, level) or "-"), style=LEVEL_STYLES.get(level, "")),
-        Text(_cell(text_at(document, "rule.name", "rule.id", "event.action"))),
-        Text(_cell(process_name(document))),
-        Text(_cell(user_name(document))),
-        Text(_cell(" < ".join(parent_chain(document))), style="dim"),
-        Text(_cell(subject(document))),
-    ]
-
-
-def _cell(text: str) -> str:
-    if len(text) > _CELL_LIMIT:
-        text = text[:_CELL_LIMIT] + "..."
-    return terminal_safe(text)
+def _cells(document: dict[str, Any], level: str) -> tuple[str, ...]:
+    cells = (_time_of_day(text_at(document, "@timestamp")), _LEVEL_WORDS.get(level, level)[:8] or "-",
+             text_at(document, "rule.name", "rule.id", "event.action"), process_name(document),
+             user_name(document), " < ".join(parent_chain(document)), subject(document))
+    return tuple(terminal_safe(cell if len(cell) <= _CELL_LIMIT else f"{cell[:_CELL_LIMIT]}...") for cell in cells)
 
 
 def _time_of_day(timestamp: str) -> str:

@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from sensor.codegen_docs import metrics_page
 from sensor.metrics import (
     KERNEL_TYPES,
     OTHER,
@@ -26,6 +27,7 @@ from sensor.metrics import (
     output_samples,
 )
 from sensor.outputs.counts import Counts
+from tests.conftest import ROOT
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -187,3 +189,17 @@ def test_promtool_has_nothing_to_say(make: Callable[[], Snapshot]) -> None:
     checked = subprocess.run([promtool, "check", "metrics"], input=scrape(make()), text=True, capture_output=True,
                              check=False)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_page_of_metrics_is_generated_from_the_table() -> None:
+    """docs/metrics.md is what the generator writes now, and says on line 1 how it came to be."""
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert page == metrics_page(), "run: python -m sensor.codegen_docs"
+    assert "python -m sensor.codegen_docs" in page.splitlines()[0]
+
+
+def test_queries_in_the_page_name_metrics_that_exist() -> None:
+    """A query that somebody copies finds something."""
+    known = {full_name(name) for name in ROWS}
+    for name in re.findall(r"sensor_[a-z_]+", metrics_page().partition("## Questions")[2]):
+        assert name.removesuffix("_bucket") in known
