@@ -76,6 +76,12 @@ def _open_config(path: str | None) -> tuple[str, int] | None:
         raise UsageError(f"{path}: can't be read: {error.strerror}") from error
 
 
+def _found(item: dict[str, Any]) -> Found:
+    """A process as the loader wrote it: JSON has no tuples."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in item["values"].items()}
+    return Found(**{**item, "values": values})
+
+
 def _open(arguments: Arguments) -> _Opened:
     outputs = Outputs()
     outputs.open(arguments.output, arguments.record)
@@ -216,8 +222,10 @@ class Engine:
         if outputs.output is None and outputs.recorder is None:
             outputs.open(self._settings.output.spec, None)
         outputs.all_events = (self._arguments.events or self._settings.events) == "all"
-        # Processes that were born between the first look at /proc and the probes.
-        self._table.seed(Reader().processes())
+        for fd in fds[3:]:  # the processes that were born between our own look at /proc and the probes
+            with open(fd, encoding="ascii") as file:
+                file.seek(0)
+                self._table.seed(_found(item) for item in json.load(file))
         builder = Builder(self._table, self._clock, self._users, generation=info["generation"])
         pipeline = Pipeline(self._matcher, self._table, builder, watch=self._watch,
                             all_events=outputs.all_events or outputs.recorder is not None,

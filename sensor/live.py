@@ -103,6 +103,7 @@ class Live:
         while self.tick():
             pass
         self.tick()
+        self._tell(self.pipeline.notices(self.clock(), final=True))
         self.second()
         for each in self.outputs.each():
             each.close()

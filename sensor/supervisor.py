@@ -42,6 +42,7 @@ class _Load:
     """What one run of the loader brought. ``fds`` keeps everything attached."""
 
     fds: list[int] = field(default_factory=list)
+    seed: list[int] = field(default_factory=list)  # /proc as it was when the probes were attached
     maps: dict[str, int] = field(default_factory=dict)
     programs: list[dict[str, Any]] = field(default_factory=list)
     program_fds: dict[int, int] = field(default_factory=dict)  # program id -> descriptor
@@ -60,6 +61,8 @@ class _Load:
             self.programs += message["programs"]
             self.failures += message["failures"]
             self._find_programs(fds)
+        elif kind == "seed":
+            self.seed = fds
         elif kind == "failed":
             self.failures.append({"event": "", "program": message["name"], "target": "family",
                                   "reason": message["reason"], "log": message.get("log", "")})
@@ -76,10 +79,10 @@ class _Load:
 
     def close(self) -> None:
         """Detach and unload everything."""
-        for fd in (*self.fds, *self.maps.values()):
+        for fd in (*self.fds, *self.seed, *self.maps.values()):
             with contextlib.suppress(OSError):
                 os.close(fd)
-        self.fds, self.maps, self.program_fds, self.programs = [], {}, {}, []
+        self.fds, self.seed, self.maps, self.program_fds, self.programs = [], [], {}, {}, []
 
 
 class Supervisor:
@@ -235,7 +238,11 @@ class Supervisor:
         if not passive:
             for slot, pid in enumerate((os.getpid(), self._engine.pid)):
                 bpf.map_update(self._load.maps["settings"], struct.pack("<I", slot), struct.pack("<Q", pid))
-        self._tell(info, [self._load.maps[name] for name in names])
+        self._tell(info, [*(self._load.maps[name] for name in names), *self._load.seed])
+        # For the first engine only: a later one reads /proc itself while it is root.
+        for fd in self._load.seed:
+            os.close(fd)
+        self._load.seed = []
         self._after("statistics", 0.0)
 
     def _engine_silent(self) -> None:

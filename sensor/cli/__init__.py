@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -32,6 +33,10 @@ _USAGE = 2
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
+class ReaderGone(Exception):
+    """Whoever read our output went away."""
+
+
 class Lazy(click.Group):
     """A group whose commands are imported by name."""
 
@@ -46,6 +51,13 @@ class Lazy(click.Group):
         command = importlib.import_module(f"sensor.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. click itself would end with status 1 where a reader has had enough."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from the table, importing none."""
@@ -84,7 +96,7 @@ def call(arguments: Sequence[str] | None = None) -> int:
     except SensorError as error:
         click.echo(f"sensor: {error}", err=True)
         return error.exit_status
-    except BrokenPipeError:
+    except (ReaderGone, BrokenPipeError):
         # The reader has what it wanted (`| head`). What is still buffered must not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
         return 0

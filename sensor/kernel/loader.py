@@ -7,7 +7,7 @@ detach everything; 125 MB of LLVM leave with it.
 
 Messages to the supervisor are JSON in one packet each, descriptors beside them:
 ``maps`` {names}, ``family`` {name, programs, failures}, ``failed`` {name, reason}, ``fatal``
-{reason, fix}, ``done`` {missing}.
+{reason, fix}, ``seed`` {}, ``done`` {missing}.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import socket
 import struct
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,19 @@ def _watch(plan: plans.Plan, shared: dict[str, int]) -> None:
             bpf.map_update(shared["watch_inodes"], struct.pack("<QQ", facts.st_ino, device), struct.pack("<I", 1))
 
 
+def _seed() -> int:
+    """A memory file with the processes of /proc, read once the probes see every new one.
+
+    Only root may read who they are, and the engine has given root up by now.
+    """
+    from sensor.process.seed import Reader
+
+    fd = os.memfd_create("sensor-seed", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(fd), "w") as file:
+        json.dump([asdict(found) for found in Reader().processes()], file)
+    return fd
+
+
 def run(channel: socket.socket) -> None:
     """Serve one plan. Errors are sent as ``fatal``."""
     plan = plans.Plan.load(channel.recv(_PACKET))
@@ -143,6 +157,7 @@ def run(channel: socket.socket) -> None:
             running[pid] = family
         while running:
             _reap(running, work, channel)
+        _send(channel, {"kind": "seed"}, [_seed()])
         _send(channel, {"kind": "done", "missing": missing})
     finally:
         shutil.rmtree(work, ignore_errors=True)
