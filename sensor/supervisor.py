@@ -47,6 +47,7 @@ class _Load:
     programs: list[dict[str, Any]] = field(default_factory=list)
     program_fds: dict[int, int] = field(default_factory=dict)  # program id -> descriptor
     failures: list[dict[str, Any]] = field(default_factory=list)
+    absent: list[dict[str, Any]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     fatal: dict[str, str] | None = None
     done: bool = False
@@ -60,6 +61,7 @@ class _Load:
             self.fds += fds
             self.programs += message["programs"]
             self.failures += message["failures"]
+            self.absent += message["absent"]
             self._find_programs(fds)
         elif kind == "seed":
             self.seed = fds
@@ -233,7 +235,7 @@ class Supervisor:
         info = {"kind": "rings", "rings": self._plan.rings, "cpus": self._plan.cpus,
                 "memory": self._plan.memory(), "restarts": self._restarts, "missing": self._load.missing,
                 "generation": self._generation, "programs": self._load.programs,
-                "failures": self._load.failures, "passive": passive}
+                "failures": self._load.failures, "absent": self._load.absent, "passive": passive}
         names = () if passive else ("ring_process", "ring_events", "counters")
         if not passive:
             for slot, pid in enumerate((os.getpid(), self._engine.pid)):

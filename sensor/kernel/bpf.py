@@ -7,6 +7,8 @@ the kernel's errno. Source: bpf(2), include/uapi/linux/bpf.h.
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import os
 import struct
 from dataclasses import dataclass
@@ -114,17 +116,44 @@ def uprobe_open(path: str, offset: int, *, returns: bool) -> int:
 
     Source: perf_event_open(2), /sys/bus/event_source/devices/uprobe.
     """
-    device = Path("/sys/bus/event_source/devices/uprobe")
-    kind = int(device.joinpath("type").read_text())
-    bit = int(device.joinpath("format/retprobe").read_text().partition(":")[2])
-    text = ctypes.create_string_buffer(os.fsencode(path))
+    return _probe_open("uprobe", os.fsencode(path), offset, returns=returns)
+
+
+def kprobe_open(function: str) -> int:
+    """Make a perf event for the entry of a kernel function. FileNotFoundError where kprobes are missing."""
+    return _probe_open("kprobe", function.encode(), 0, returns=False)
+
+
+def _probe_open(device: str, target: bytes, offset: int, *, returns: bool) -> int:
+    # Through the device, never through kprobe_events: what a descriptor holds ends with it.
+    source = Path("/sys/bus/event_source/devices") / device
+    kind = int(source.joinpath("type").read_text())
+    bit = int(source.joinpath("format/retprobe").read_text().partition(":")[2])
+    text = ctypes.create_string_buffer(target)
     attribute = bytearray(136)
     struct.pack_into("<IIQQQQ", attribute, 0, kind, len(attribute), (1 << bit) if returns else 0, 1, 0, 0)
     struct.pack_into("<QQ", attribute, 56, ctypes.addressof(text), offset)
     buffer = ctypes.create_string_buffer(bytes(attribute), len(attribute))
     close_on_exec = 8
+    # A kprobe wants a processor, and fires on all; a uprobe of every process too.
     fd = int(_libc.syscall(_SYSCALLS[os.uname().machine][1], buffer, -1, 0, -1, close_on_exec))
     if fd < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     return fd
+
+
+def attach_perf(program: int, event: int) -> list[int]:
+    """Let a program run on a perf event; return the descriptors that keep it attached.
+
+    Links on perf events came with 5.15; before it the event itself holds the program.
+    """
+    try:
+        return [event, link_create(program, event)]
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    set_bpf, enable = 0x40042408, 0x2400
+    fcntl.ioctl(event, set_bpf, program)
+    fcntl.ioctl(event, enable, 0)
+    return [event]

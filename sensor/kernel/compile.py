@@ -28,6 +28,7 @@ class Loaded:
     fds: list[int] = field(default_factory=list)
     programs: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, str]] = field(default_factory=list)
+    absent: list[dict[str, str]] = field(default_factory=list)  # better hooks that this kernel doesn't have
 
 
 def import_bcc() -> Any:
@@ -92,13 +93,15 @@ def _attach_uprobe(bcc: Any, program: int, target: str) -> list[int]:
         except Exception:  # noqa: BLE001, S112  BCC raises plain Exception: no such symbol there
             continue
         event = bpf.uprobe_open(os.fsdecode(path), int(offset), returns=True)
-        return [event, bpf.link_create(program, event)]
+        return bpf.attach_perf(program, event)
     raise OSError(f"{symbol} is neither in {binary} nor in libreadline")
 
 
 def _attach(bcc: Any, hook: Hook, program: int, shared: Mapping[str, int]) -> list[int]:
     if hook.kind == "raw_tracepoint":
         return [bpf.raw_tracepoint_open(program, hook.target)]
+    if hook.kind == "kprobe":
+        return bpf.attach_perf(program, bpf.kprobe_open(hook.target))
     if hook.kind == "uprobe":
         return _attach_uprobe(bcc, program, hook.target)
     for table, number in zip(("native", "compat"), syscall_numbers(hook), strict=True):
@@ -136,15 +139,15 @@ def load_family(family: Family, module: Any, shared: Mapping[str, int], families
         fill_router(loaded[ROUTER], shared, families)
     for event, hook in family_hooks(family):
         try:
-            fresh = hook.program not in loaded
-            if fresh:
+            if hook.program not in loaded:
                 loaded[hook.program] = _load(bcc, module, hook.program, hook.kind)
-                result.fds.append(loaded[hook.program])
             result.fds += _attach(bcc, hook, loaded[hook.program], shared)
         except OSError as error:
-            result.failures.append({"event": event, "program": hook.program, "target": hook.target,
-                                    "reason": str(error)})
+            where = result.absent if hook.upgrade else result.failures
+            where.append({"event": event, "program": hook.program, "target": hook.target, "reason": str(error)})
             continue
+        if loaded[hook.program] not in result.fds:
+            result.fds.append(loaded[hook.program])
         info = bpf.program_info(loaded[hook.program])
         result.programs.append({"event": event, "program": hook.program, "kind": hook.kind, "target": hook.target,
                                 "family": family.name, "id": info.id, "tag": info.tag,

@@ -44,7 +44,7 @@ RINGS = ("process", "events")
 class Hook:
     """One way to get an event.
 
-    ``kind`` is raw_tracepoint, syscall (a handler behind the sys_exit dispatcher) or uprobe.
+    ``kind`` is raw_tracepoint, syscall (a handler behind the sys_exit dispatcher), kprobe or uprobe.
     ``target`` is the tracepoint, or "native/compat" system call numbers (x86_64 / i386; 0
     where that table has none), or "symbol@binary" for a uprobe.
     """
@@ -53,13 +53,19 @@ class Hook:
     program: str
     target: str
     misses: str = ""
+    upgrade: bool = False  # makes another hook's record truer; its absence is no failure
 
 
 def _call(program: str, native: int, compat: int, misses: str = "") -> Hook:
     return Hook("syscall", program, f"{native}/{compat}", misses)
 
 
-_ARGUMENT = "symbolic links in the middle of the argument stay unresolved; io_uring"
+def _decision(function: str) -> Hook:
+    """What the kernel resolved the caller's argument to, noted for the system call's handler."""
+    return Hook("kprobe", f"kprobe_{function}", f"security_{function}", upgrade=True)
+
+
+_ARGUMENT = "io_uring; without the kprobe, symbolic links in the middle of the argument stay unresolved"
 
 #: event -> hooks. Events of one family are loaded together; several hooks of one kind add up.
 HOOKS: dict[str, tuple[Hook, ...]] = {
@@ -70,17 +76,17 @@ HOOKS: dict[str, tuple[Hook, ...]] = {
                   _call("on_openat2", 437, 437), _call("on_openat", 304, 342),
                   Hook("raw_tracepoint", "on_uring_open", "io_uring_complete", "direct descriptors")),
     "file_unlink": (_call("on_unlink", 87, 10, _ARGUMENT), _call("on_unlinkat", 263, 301),
-                    _call("on_rmdir", 84, 40)),
+                    _call("on_rmdir", 84, 40), _decision("path_unlink"), _decision("path_rmdir")),
     "file_rename": (_call("on_rename", 82, 38, _ARGUMENT), _call("on_renameat", 264, 302),
-                    _call("on_renameat", 316, 353)),
+                    _call("on_renameat", 316, 353), _decision("path_rename")),
     "file_link": (_call("on_link", 86, 9, _ARGUMENT), _call("on_linkat", 265, 303), _call("on_symlink", 88, 83),
-                  _call("on_symlinkat", 266, 304)),
+                  _call("on_symlinkat", 266, 304), _decision("path_link"), _decision("path_symlink")),
     "file_chmod": (_call("on_chmod", 90, 15, _ARGUMENT), _call("on_fchmod", 91, 94),
-                   _call("on_fchmodat", 268, 306), _call("on_fchmodat", 452, 452)),
+                   _call("on_fchmodat", 268, 306), _call("on_fchmodat", 452, 452), _decision("path_chmod")),
     "file_chown": (_call("on_chown", 92, 212, _ARGUMENT), _call("on_chown", 94, 198), _call("on_fchown", 93, 207),
                    _call("on_fchownat", 260, 298), _call("on_chown", 0, 182), _call("on_chown", 0, 16),
-                   _call("on_fchown", 0, 95)),
-    "file_mkdir": (_call("on_mkdir", 83, 39, _ARGUMENT), _call("on_mkdirat", 258, 296)),
+                   _call("on_fchown", 0, 95), _decision("path_chown")),
+    "file_mkdir": (_call("on_mkdir", 83, 39, _ARGUMENT), _call("on_mkdirat", 258, 296), _decision("path_mkdir")),
     "network_connect": (_call("on_connect", 42, 362, "socketcall() of 32-bit programs"),
                         Hook("raw_tracepoint", "on_set_state", "inet_sock_set_state"),
                         Hook("raw_tracepoint", "on_uring_network", "io_uring_complete")),

@@ -67,7 +67,7 @@ def _family_child(family: Family, plan: plans.Plan, shared: dict[str, int], work
         for failure in loaded.failures:
             failure["log"] = _tail(log)
         _send(channel, {"kind": "family", "name": family.name, "programs": loaded.programs,
-                        "failures": loaded.failures}, loaded.fds)
+                        "failures": loaded.failures, "absent": loaded.absent}, loaded.fds)
         status = 0
     except Exception as error:  # noqa: BLE001  the process ends here; the reason must reach the supervisor
         _send(channel, {"kind": "failed", "name": family.name, "reason": f"{type(error).__name__}: {error}",
