@@ -112,8 +112,9 @@ class Reader:
                 return
             if not chunk:
                 return
-            self._progress(len(chunk))
             yield chunk
+            # Once it is used up, and before a read that may wait.
+            self._progress(len(chunk))
 
     def _unpacked(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """Undo zstd, frame after frame. What follows a damaged place is lost, and counted once."""
