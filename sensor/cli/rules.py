@@ -125,7 +125,7 @@ def list_rules(paths: tuple[str, ...], as_json: bool) -> int:
 
 
 @command.command("explain", epilog=example("sensor rules explain rules/persistence/cron_spool_write.yml",
-                                           "sensor rules explain 'Shadow File Read' --event event.json"))
+                                           "sensor rules explain 'File made immutable' --event events.jsonl"))
 @click.argument("rule", metavar="RULE")
 @_paths
 @click.option("--event", metavar="FILE", help="Event or recording: show the truth of every part on it.")
