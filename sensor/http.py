@@ -90,9 +90,10 @@ class _Server(ThreadingMixIn, HTTPServer):
         """A server on a socket that listens already."""
         listener = socket.socket(fileno=fd)
         listener.setblocking(True)
-        server = cls(listener.family, listener.getsockname(), handler, bind=False)
+        # The base class makes a socket, which is thrown away. The unit's sandbox allows UNIX sockets only.
+        server = cls(socket.AF_UNIX, listener.getsockname(), handler, bind=False)
         server.socket.close()
-        server.socket = listener
+        server.socket, server.address_family = listener, listener.family
         server.server_address = listener.getsockname()
         return server
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
+import urllib.request
+from unittest.mock import Mock
 
 from sensor.activation import inherited
+from sensor.http import serve
+from sensor.metrics import Metrics
 from tests.conftest import ROOT
 
 CHILD = """
 import json, os, sys
 os.environ["LISTEN_PID"] = str(os.getpid())
 from sensor.activation import inherited
+from sensor.http import serve
+from sensor.metrics import Metrics
 first = inherited()
 print(json.dumps([first, inherited(), [os.get_inheritable(fd) for fd in first], "LISTEN_FDS" in os.environ]))
 """
@@ -57,3 +64,25 @@ def test_variables_meant_for_another_process_are_ignored():
         copy = dict(environ)
         assert inherited(copy, pid=7) == []
         assert copy == {}
+
+
+def test_inherited_port_is_served_where_no_network_socket_may_be_made(monkeypatch):
+    """The unit allows UNIX sockets only; the descriptor from systemd must be enough."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+
+    class Restricted(socket.socket):
+        def __init__(self, family=-1, kind=-1, proto=-1, fileno=None):
+            if fileno is None and family != socket.AF_UNIX and restricted:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, kind, proto, fileno)
+
+    restricted = True
+    monkeypatch.setattr(socket, "socket", Restricted)
+    server = serve("127.0.0.1:1", Mock(spec=Metrics), lambda: "", lambda: "", inherited=listener.detach())
+    restricted = False
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/healthy", timeout=5) as answer:
+            assert answer.status == 200
+    finally:
+        server.close()

@@ -89,7 +89,7 @@ run_dir: /srv/run
     ("probes: {families: [file]}\n", 1, ["must have process"]),
     ("probes: {families: [process, netwrok]}\n", 1, ["did you mean network?"]),
     ("hooks:\n  file_opn: syscall\n", 2, ["file_opn", "did you mean file_open?"]),
-    ("hooks:\n  file_open: magic\n", 2, ["file_open is 'magic'", "one of syscall, off"]),
+    ("hooks:\n  file_open: magic\n", 2, ["file_open is 'magic'", "one of ", "syscall", ", off"]),
     ("hooks:\n  process_exec: off\n", 2, ["process_exec off"]),
     ("hooks:\n  sensor_loss: off\n", 2, ["sensor_loss"]),
     ("limits: {ring_kib: 3000}\n", 1, ["power of two"]),
