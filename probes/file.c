@@ -68,17 +68,76 @@ static __always_inline u32 is_watched(struct file *file, struct inode *inode)
 	return watch_inodes.lookup(&id) ? WATCH_INODE : 0;
 }
 
-static __always_inline int emit_open(struct bpf_raw_tracepoint_args *ctx, struct arguments *call, u32 open_flags)
+/* An open, as its handler read it, for the one program that decides and makes the record. */
+struct opened {
+	u32 fd;
+	u32 open_flags;
+	u32 marks;
+};
+BPF_PERCPU_ARRAY(openings, struct opened, 1);
+
+static __always_inline void hand_over(struct bpf_raw_tracepoint_args *ctx, u32 fd, u32 open_flags, u32 marks)
 {
+	u32 zero = 0;
+	struct opened *opened = openings.lookup(&zero);
+
+	if (!opened)
+		return;
+	opened->fd = fd;
+	opened->open_flags = open_flags;
+	opened->marks = marks;
+	tail(ctx, TAIL_OPEN);
+}
+
+#define OPEN(program, bits, marks)                                \
+int program(struct bpf_raw_tracepoint_args *ctx)                  \
+{                                                                 \
+	struct arguments call;                                    \
+								  \
+	if ((s64)ctx->args[1] < 0)                                \
+		return 0;                                         \
+	read_arguments(&call, ctx);                               \
+	hand_over(ctx, call.result, bits, call.flags | (marks));  \
+	return 0;                                                 \
+}
+OPEN(on_open, call.b, 0)
+OPEN(on_openat, call.c, 0)
+OPEN(on_creat, O_CREAT | O_TRUNC | 1, 0)
+/* FLAG_ARGUMENT for the flags, which lie in the caller's memory; the path is the kernel's. */
+OPEN(on_openat2, ({ u64 how = 0; bpf_probe_read_user(&how, sizeof(how), (void *)call.c); how; }), FLAG_ARGUMENT)
+
+#ifdef HAVE_URING_COMPLETE
+#define IORING_OP_OPENAT 18
+#define IORING_OP_OPENAT2 28
+
+/* The flags of the request are gone by now: created and writable are told by the file itself. */
+int on_uring_open(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct completion done = {};
+
+	read_completion(&done, ctx);
+	if ((done.opcode == IORING_OP_OPENAT || done.opcode == IORING_OP_OPENAT2) && done.result >= 0)
+		hand_over(ctx, done.result, 0, FLAG_IO_URING);
+	return 0;
+}
+#endif
+
+/* By tail call, so that there is one of it. */
+int emit_open(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 zero = 0, mode = 0, marks, watched;
+	struct opened *opened = openings.lookup(&zero);
 	struct file *file;
 	struct inode *inode = NULL;
 	struct file_facts facts = {};
-	u32 mode = 0, marks = call->flags, watched;
 	u16 kind = 0;
 
-	file = file_of(call->result);
+	if (!opened)
+		return 0;
+	file = file_of(opened->fd);
 	if (!file)
 		return 0;
+	marks = opened->marks;
 	READ(mode, &file->f_mode);
 	READ(inode, &file->f_inode);
 	READ(kind, &inode->i_mode);
@@ -89,7 +148,7 @@ static __always_inline int emit_open(struct bpf_raw_tracepoint_args *ctx, struct
 		marks |= FLAG_WRITE;
 	if (mode & FMODE_CREATED)
 		marks |= FLAG_CREATED;
-	if (open_flags & O_TRUNC)
+	if (opened->open_flags & O_TRUNC)
 		marks |= FLAG_TRUNC;
 	if (!((kind == S_IFREG || kind == S_IFBLK) && (marks & (FLAG_WRITE | FLAG_CREATED | FLAG_TRUNC)))) {
 		watched = is_watched(file, inode);
@@ -110,54 +169,8 @@ static __always_inline int emit_open(struct bpf_raw_tracepoint_args *ctx, struct
 	e->mode = facts.mode;
 	e->owner_uid = facts.uid;
 	e->owner_gid = facts.gid;
-	e->open_flags = open_flags;
+	e->open_flags = opened->open_flags;
 	e->path = put_file_path(s, file);
 	commit(s);
 	return 0;
 }
-
-#define OPEN(program, flags)                                      \
-int program(struct bpf_raw_tracepoint_args *ctx)                  \
-{                                                                 \
-	struct arguments call;                                    \
-								  \
-	if ((s64)ctx->args[1] < 0)                                \
-		return 0;                                         \
-	read_arguments(&call, ctx);                               \
-	return emit_open(ctx, &call, flags);                      \
-}
-OPEN(on_open, call.b)
-OPEN(on_openat, call.c)
-OPEN(on_creat, O_CREAT | O_TRUNC | 1)
-
-int on_openat2(struct bpf_raw_tracepoint_args *ctx)
-{
-	struct arguments call;
-	u64 how = 0;
-
-	if ((s64)ctx->args[1] < 0)
-		return 0;
-	read_arguments(&call, ctx);
-	bpf_probe_read_user(&how, sizeof(how), (void *)call.c);
-	call.flags |= FLAG_ARGUMENT;        /* the flags only; the path is the kernel's */
-	return emit_open(ctx, &call, how);
-}
-
-#ifdef HAVE_URING_COMPLETE
-#define IORING_OP_OPENAT 18
-#define IORING_OP_OPENAT2 28
-
-/* The flags of the request are gone by now: created and writable are told by the file itself. */
-int on_uring_open(struct bpf_raw_tracepoint_args *ctx)
-{
-	struct arguments call = {};
-	struct completion done = {};
-
-	read_completion(&done, ctx);
-	if ((done.opcode != IORING_OP_OPENAT && done.opcode != IORING_OP_OPENAT2) || done.result < 0)
-		return 0;
-	call.result = done.result;
-	call.flags = FLAG_IO_URING;
-	return emit_open(ctx, &call, 0);
-}
-#endif

@@ -97,150 +97,170 @@ static __always_inline void forget_note(void)
 	noted.delete(&thread);
 }
 
+/*
+ * One call, as its handler read it, for the one program that makes the record. All events of this
+ * family begin with the words path, base, name; what follows is set by position.
+ */
+struct request {
+	u32 type;
+	u32 flags;
+	s32 dirfd, from_dirfd;
+	u64 name, from;         /* the caller's arguments */
+	u32 words[2];           /* mode, or owner and group */
+	u32 by_fd;              /* dirfd is the file itself */
+	u32 symbolic;
+};
+BPF_PERCPU_ARRAY(requests, struct request, 1);
+
+/* The request of a successful call of somebody else; what was noted of any other call is of no use. */
+static __always_inline struct request *succeeded(struct bpf_raw_tracepoint_args *ctx, struct arguments *call, u32 type)
+{
+	u32 zero = 0;
+	struct request *request = requests.lookup(&zero);
+
+	if (ctx->args[1] || is_self() || !request) {
+		forget_note();
+		return NULL;
+	}
+	read_arguments(call, ctx);
+	__builtin_memset(request, 0, sizeof(*request));
+	request->type = type;
+	request->flags = call->flags;
+	return request;
+}
+
+#define HANDLER(program, TYPE, ...)                               \
+int program(struct bpf_raw_tracepoint_args *ctx)                  \
+{                                                                 \
+	struct arguments call;                                    \
+	struct request *to = succeeded(ctx, &call, TYPE);         \
+								  \
+	if (!to)                                                  \
+		return 0;                                         \
+	__VA_ARGS__;                                              \
+	tail(ctx, TAIL_PATH);                                     \
+	return 0;                                                 \
+}
+#define AT(fd, argument) to->dirfd = fd, to->name = argument
+#define FROM(fd, argument) to->from_dirfd = fd, to->from = argument
+#define WORDS(first, second) to->words[0] = first, to->words[1] = second
+#define DIRECTORY_IF(condition) to->flags |= (condition) ? FLAG_DIRECTORY : 0
+
+HANDLER(on_unlink, EVENT_FILE_UNLINK, AT(AT_FDCWD, call.a))
+HANDLER(on_rmdir, EVENT_FILE_UNLINK, AT(AT_FDCWD, call.a), DIRECTORY_IF(1))
+HANDLER(on_unlinkat, EVENT_FILE_UNLINK, AT(call.a, call.b), DIRECTORY_IF(call.c & 0x200))   /* AT_REMOVEDIR */
+HANDLER(on_rename, EVENT_FILE_RENAME, AT(AT_FDCWD, call.b), FROM(AT_FDCWD, call.a))
+HANDLER(on_renameat, EVENT_FILE_RENAME, AT(call.c, call.d), FROM(call.a, call.b))
+HANDLER(on_link, EVENT_FILE_LINK, AT(AT_FDCWD, call.b), FROM(AT_FDCWD, call.a))
+HANDLER(on_linkat, EVENT_FILE_LINK, AT(call.c, call.d), FROM(call.a, call.b))
+HANDLER(on_symlink, EVENT_FILE_LINK, AT(AT_FDCWD, call.b), FROM(0, call.a), to->symbolic = 1)
+HANDLER(on_symlinkat, EVENT_FILE_LINK, AT(call.b, call.c), FROM(0, call.a), to->symbolic = 1)
+HANDLER(on_chmod, EVENT_FILE_CHMOD, AT(AT_FDCWD, call.a), WORDS(call.b, 0))
+HANDLER(on_fchmod, EVENT_FILE_CHMOD, AT(call.a, 0), to->by_fd = 1, WORDS(call.b, 0))
+HANDLER(on_fchmodat, EVENT_FILE_CHMOD, AT(call.a, call.b), WORDS(call.c, 0))
+HANDLER(on_chown, EVENT_FILE_CHOWN, AT(AT_FDCWD, call.a), WORDS(call.b, call.c))
+HANDLER(on_fchown, EVENT_FILE_CHOWN, AT(call.a, 0), to->by_fd = 1, WORDS(call.b, call.c))
+HANDLER(on_fchownat, EVENT_FILE_CHOWN, AT(call.a, call.b), WORDS(call.c, call.d))
+HANDLER(on_mkdir, EVENT_FILE_MKDIR, AT(AT_FDCWD, call.a), WORDS(call.b, 0))
+HANDLER(on_mkdirat, EVENT_FILE_MKDIR, AT(call.a, call.b), WORDS(call.c, 0))
+
+/* Words of one target: the path alone where the kernel's own place is known, else base and argument. */
 struct target {
+	struct file_place place;
+	const char *leaf;       /* behind the place, in kernel memory */
+	u32 known;
 	u32 path, base, name;
 };
 
-/* A target's words: path alone where the kernel's decision was noted, else base and argument. */
-static __always_inline void put_target(struct scratch *s, struct target *to, struct file_place *noted_dir,
-				       const char *noted_name, s32 dirfd, const void *argument)
+static __always_inline void put_target(struct scratch *s, struct target *to, s32 dirfd, u64 argument)
 {
-	struct file_place place = {};
 	u32 start = s->length, word;
 
-	if (noted_dir) {
-		READ(place, noted_dir);
-		if (noted_name[0])
-			put_kernel(s, noted_name, COMPONENT_MAX);
-	} else {
+	if (!to->known) {
 		s->flags |= FLAG_ARGUMENT;
-		find_base(&place, dirfd, argument);
+		find_base(&to->place, dirfd, (void *)argument);
+	} else if (to->leaf) {
+		put_kernel(s, to->leaf, COMPONENT_MAX);
 	}
-	word = put_path(s, place.dentry, place.mnt);
-	to->path = to->base = to->name = 0;
-	if (noted_dir) {
+	word = put_path(s, to->place.dentry, to->place.mnt);
+	if (to->known) {
 		to->path = TEXT_WORD(start, s->length - start);
 	} else {
 		to->base = word;
-		to->name = put_user(s, argument, CAP_FILE_OPEN_PATH);
+		to->name = put_user(s, (void *)argument, CAP_FILE_UNLINK_NAME);
 	}
 }
 
-/* A successful call of somebody else; what was noted of any other is of no use any more. */
-static __always_inline int succeeded(struct bpf_raw_tracepoint_args *ctx, struct arguments *call)
+/* What is known of the targets without the caller's arguments. */
+static __always_inline void find_targets(struct request *request, struct target *to, struct target *from)
 {
-	if (ctx->args[1] || is_self()) {
-		forget_note();
-		return 0;
+	struct noted *note;
+	struct file *file;
+	char first = 0;
+
+	if (request->by_fd) {
+		file = file_of(request->dirfd);
+		READ(to->place, &file->f_path);
+		to->known = 1;
+		return;
 	}
-	read_arguments(call, ctx);
-	return 1;
+	note = note_of(request->type);
+	if (!note)
+		return;
+	to->known = from->known = 1;
+	to->place = note->dir;
+	from->place = note->from_dir;
+	READ(first, note->name);
+	if (first)
+		to->leaf = note->name;
+	from->leaf = note->from_name;
 }
 
-#define TARGET(s, e, note, dirfd, argument)                                       \
-	do {                                                                      \
-		struct target to;                                                 \
-		s->flags |= call.flags;                                           \
-		put_target(s, &to, note ? &note->dir : NULL, note ? note->name : NULL, dirfd, (void *)(argument)); \
-		e->path = to.path;                                                \
-		e->base = to.base;                                                \
-		e->name = to.name;                                                \
-	} while (0)
+/* By tail call, so that there is one of it: makes the record of the request on this processor. */
+int emit_path(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 zero = 0;
+	struct request *request = requests.lookup(&zero);
+	struct target to = {}, from = {};
+	struct event_file_link *e;
+	struct scratch *s;
 
-#define UNLINK(program, dirfd, argument, is_directory)            \
-int program(struct bpf_raw_tracepoint_args *ctx)                  \
-{                                                                 \
-	struct arguments call;                                    \
-	struct noted *note;                                       \
-								  \
-	if (!succeeded(ctx, &call))                               \
-		return 0;                                         \
-	note = note_of(EVENT_FILE_UNLINK);                        \
-	BEGIN(s, e, event_file_unlink, EVENT_FILE_UNLINK);        \
-	TARGET(s, e, note, dirfd, argument);                      \
-	if (is_directory)                                         \
-		s->flags |= FLAG_DIRECTORY;                       \
-	commit(s);                                                \
-	forget_note();                                            \
-	return 0;                                                 \
+	if (!request)
+		return 0;
+	find_targets(request, &to, &from);
+	s = begin(request->type, sizeof(*e));
+	if (!s)
+		return 0;
+	e = (void *)s->data;
+	__builtin_memset(s->data + sizeof(struct sensor_header), 0, sizeof(*e) - sizeof(struct sensor_header));
+	s->flags = request->flags;
+	put_target(s, &to, request->dirfd, request->name);
+	e->path = to.path;
+	e->base = to.base;
+	e->name = to.name;
+	if (request->symbolic) {
+		/* A symbolic link's target is text, not a path of this moment: it gets no base. */
+		e->source_name = put_user(s, (void *)request->from, CAP_FILE_LINK_SOURCE_NAME);
+		e->symbolic = 1;
+	} else if (request->from) {
+		put_target(s, &from, request->from_dirfd, request->from);
+		e->source_path = from.path;
+		e->source_base = from.base;
+		e->source_name = from.name;
+	} else {
+		e->source_path = request->words[0];
+		e->source_base = request->words[1];
+	}
+	commit(s);
+	forget_note();
+	return 0;
 }
-UNLINK(on_unlink, AT_FDCWD, call.a, 0)
-UNLINK(on_rmdir, AT_FDCWD, call.a, 1)
-UNLINK(on_unlinkat, call.a, call.b, call.c & 0x200)     /* AT_REMOVEDIR */
 
-#define PAIR(program, event, TYPE, old_dirfd, old_argument, new_dirfd, new_argument) \
-int program(struct bpf_raw_tracepoint_args *ctx)                  \
-{                                                                 \
-	struct arguments call;                                    \
-	struct target from;                                       \
-	struct noted *note;                                       \
-								  \
-	if (!succeeded(ctx, &call))                               \
-		return 0;                                         \
-	note = note_of(TYPE);                                     \
-	BEGIN(s, e, event, TYPE);                                 \
-	TARGET(s, e, note, new_dirfd, new_argument);              \
-	put_target(s, &from, note ? &note->from_dir : NULL, note ? note->from_name : NULL, old_dirfd, \
-		   (void *)(old_argument));                       \
-	e->source_path = from.path;                               \
-	e->source_base = from.base;                               \
-	e->source_name = from.name;                               \
-	commit(s);                                                \
-	forget_note();                                            \
-	return 0;                                                 \
-}
-PAIR(on_rename, event_file_rename, EVENT_FILE_RENAME, AT_FDCWD, call.a, AT_FDCWD, call.b)
-PAIR(on_renameat, event_file_rename, EVENT_FILE_RENAME, call.a, call.b, call.c, call.d)
-PAIR(on_link, event_file_link, EVENT_FILE_LINK, AT_FDCWD, call.a, AT_FDCWD, call.b)
-PAIR(on_linkat, event_file_link, EVENT_FILE_LINK, call.a, call.b, call.c, call.d)
-
-#define CHANGE(program, event, TYPE, dirfd, argument, ...)        \
-int program(struct bpf_raw_tracepoint_args *ctx)                  \
-{                                                                 \
-	struct arguments call;                                    \
-	struct noted *note;                                       \
-								  \
-	if (!succeeded(ctx, &call))                               \
-		return 0;                                         \
-	note = note_of(TYPE);                                     \
-	BEGIN(s, e, event, TYPE);                                 \
-	TARGET(s, e, note, dirfd, argument);                      \
-	__VA_ARGS__;                                              \
-	commit(s);                                                \
-	forget_note();                                            \
-	return 0;                                                 \
-}
-/* A symbolic link's target is text, not a path of this moment: it gets no base. */
-#define SYMLINK_TEXT e->source_name = put_user(s, (void *)call.a, CAP_FILE_OPEN_PATH), e->symbolic = 1
-CHANGE(on_symlink, event_file_link, EVENT_FILE_LINK, AT_FDCWD, call.b, SYMLINK_TEXT)
-CHANGE(on_symlinkat, event_file_link, EVENT_FILE_LINK, call.b, call.c, SYMLINK_TEXT)
-CHANGE(on_chmod, event_file_chmod, EVENT_FILE_CHMOD, AT_FDCWD, call.a, e->mode = call.b)
-CHANGE(on_fchmodat, event_file_chmod, EVENT_FILE_CHMOD, call.a, call.b, e->mode = call.c)
-CHANGE(on_chown, event_file_chown, EVENT_FILE_CHOWN, AT_FDCWD, call.a,
-       e->owner_uid = call.b, e->owner_gid = call.c)
-CHANGE(on_fchownat, event_file_chown, EVENT_FILE_CHOWN, call.a, call.b,
-       e->owner_uid = call.c, e->owner_gid = call.d)
-CHANGE(on_mkdir, event_file_mkdir, EVENT_FILE_MKDIR, AT_FDCWD, call.a, e->mode = call.b)
-CHANGE(on_mkdirat, event_file_mkdir, EVENT_FILE_MKDIR, call.a, call.b, e->mode = call.c)
-
-/* By descriptor: the path is the kernel's own. */
-#define CHANGE_FD(program, event, TYPE, ...)                         \
-int program(struct bpf_raw_tracepoint_args *ctx)                  \
-{                                                                 \
-	struct arguments call;                                    \
-	struct file *file;                                        \
-								  \
-	if (!succeeded(ctx, &call))                               \
-		return 0;                                         \
-	file = file_of(call.a);                                   \
-	if (!file)                                                \
-		return 0;                                         \
-	BEGIN(s, e, event, TYPE);                                 \
-	s->flags |= call.flags;                                   \
-	e->path = put_file_path(s, file);                         \
-	__VA_ARGS__;                                              \
-	commit(s);                                                \
-	return 0;                                                 \
-}
-CHANGE_FD(on_fchmod, event_file_chmod, EVENT_FILE_CHMOD, e->mode = call.b)
-CHANGE_FD(on_fchown, event_file_chown, EVENT_FILE_CHOWN, e->owner_uid = call.b, e->owner_gid = call.c)
+#define SAME_PLACE(event, field, other) \
+	_Static_assert(__builtin_offsetof(struct event, field) == __builtin_offsetof(struct event_file_link, other), #event)
+SAME_PLACE(event_file_unlink, name, name);
+SAME_PLACE(event_file_rename, source_name, source_name);
+SAME_PLACE(event_file_chmod, mode, source_path);
+SAME_PLACE(event_file_mkdir, mode, source_path);
+SAME_PLACE(event_file_chown, owner_uid, source_path);
+SAME_PLACE(event_file_chown, owner_gid, source_base);

@@ -146,28 +146,60 @@ int on_bpf(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-#define MOUNT(program, dirfd, target, from, type, flag_bits)         \
+struct mounting {
+	u64 target, source, filesystem, flags;
+	s32 dirfd;
+};
+BPF_PERCPU_ARRAY(mountings, struct mounting, 1);
+
+static __always_inline struct mounting *new_mounting(void)
+{
+	u32 zero = 0;
+
+	return mountings.lookup(&zero);
+}
+
+#define MOUNT(program, fd, target_, from, type, flag_bits)        \
 int program(struct bpf_raw_tracepoint_args *ctx)                  \
 {                                                                 \
 	struct arguments call;                                    \
+	struct mounting *to = new_mounting();                     \
 								  \
+	if (!to)                                                  \
+		return 0;                                         \
 	read_arguments(&call, ctx);                               \
-	BEGIN(s, e, event_mount, EVENT_MOUNT);                          \
-	s->flags = call.flags | FLAG_ARGUMENT;                    \
-	e->operation = number_of(ctx);                            \
-	e->result = call.result;                                  \
-	e->mount_flags = flag_bits;                               \
-	e->base = put_base(s, dirfd, (void *)(target));           \
-	e->name = put_user(s, (void *)(target), 4096);            \
-	e->source = put_user(s, (void *)(from), CAP_MOUNT_SOURCE); \
-	e->filesystem = put_user(s, (void *)(type), CAP_MOUNT_FILESYSTEM); \
-	commit(s);                                                \
+	to->dirfd = fd;                                           \
+	to->target = target_;                                     \
+	to->source = from;                                        \
+	to->filesystem = type;                                    \
+	to->flags = flag_bits;                                    \
+	tail(ctx, TAIL_MOUNT);                                    \
 	return 0;                                                 \
 }
 MOUNT(on_mount, AT_FDCWD, call.b, call.a, call.c, call.d)
-MOUNT(on_umount, AT_FDCWD, call.a, NULL, NULL, call.b)
-MOUNT(on_move_mount, call.c, call.d, call.b, NULL, call.e)
-MOUNT(on_pivot_root, AT_FDCWD, call.a, NULL, NULL, 0)
+MOUNT(on_umount, AT_FDCWD, call.a, 0, 0, call.b)
+MOUNT(on_move_mount, call.c, call.d, call.b, 0, call.e)
+MOUNT(on_pivot_root, AT_FDCWD, call.a, 0, 0, 0)
+
+/* By tail call, so that there is one of it. */
+int emit_mount(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct mounting *call = new_mounting();
+
+	if (!call)
+		return 0;
+	BEGIN(s, e, event_mount, EVENT_MOUNT);
+	s->flags = FLAG_ARGUMENT | (is_compat() ? FLAG_COMPAT : 0);
+	e->operation = number_of(ctx);
+	e->result = ctx->args[1];
+	e->mount_flags = call->flags;
+	e->base = put_base(s, call->dirfd, (void *)call->target);
+	e->name = put_user(s, (void *)call->target, CAP_MOUNT_NAME);
+	e->source = put_user(s, (void *)call->source, CAP_MOUNT_SOURCE);
+	e->filesystem = put_user(s, (void *)call->filesystem, CAP_MOUNT_FILESYSTEM);
+	commit(s);
+	return 0;
+}
 
 /* unshare(flags), setns(fd, type) */
 int on_namespace(struct bpf_raw_tracepoint_args *ctx)

@@ -5,6 +5,17 @@
  * Why at the exit  The call has committed and its result is known; memory that the kernel has
  *                  read is resident by then, while at entry a fresh page reads as empty.
  */
+BPF_PROG_ARRAY(native, 512);        /* syscall.c's table; beyond the last number lie our own tail calls */
+#define TAIL_PATH 500
+#define TAIL_OPEN 501
+#define TAIL_MOUNT 502
+
+/* BCC rewrites map calls in functions only, not in macros. */
+static __always_inline void tail(struct bpf_raw_tracepoint_args *ctx, int slot)
+{
+	native.call(ctx, slot);
+}
+
 struct call {               /* struct pt_regs from bp to orig_ax, x86_64 */
 	u64 bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax;
 };

@@ -100,6 +100,9 @@ def _attach_uprobe(bcc: Any, program: int, target: str) -> list[int]:
 def _attach(bcc: Any, hook: Hook, program: int, shared: Mapping[str, int]) -> list[int]:
     if hook.kind == "raw_tracepoint":
         return [bpf.raw_tracepoint_open(program, hook.target)]
+    if hook.kind == "tail":
+        bpf.map_update(shared["native"], struct.pack("<I", int(hook.target)), struct.pack("<I", program))
+        return []
     if hook.kind == "kprobe":
         return bpf.attach_perf(program, bpf.kprobe_open(hook.target))
     if hook.kind == "uprobe":

@@ -44,8 +44,10 @@ RINGS = ("process", "events")
 class Hook:
     """One way to get an event.
 
-    ``kind`` is raw_tracepoint, syscall (a handler behind the sys_exit dispatcher), kprobe or uprobe.
-    ``target`` is the tracepoint, or "native/compat" system call numbers (x86_64 / i386; 0
+    ``kind`` is raw_tracepoint, syscall (a handler behind the sys_exit dispatcher), tail,
+    kprobe or uprobe.
+
+       ``target`` is the tracepoint, the tail call's slot, the kernel function, or "native/compat" system call numbers (x86_64 / i386; 0
     where that table has none), or "symbol@binary" for a uprobe.
     """
 
@@ -60,6 +62,11 @@ def _call(program: str, native: int, compat: int, misses: str = "") -> Hook:
     return Hook("syscall", program, f"{native}/{compat}", misses)
 
 
+def _tail(program: str, slot: int) -> Hook:
+    """A program that several handlers share by tail call; slots lie beyond the last system call."""
+    return Hook("tail", program, str(slot))
+
+
 def _decision(function: str) -> Hook:
     """What the kernel resolved the caller's argument to, noted for the system call's handler."""
     return Hook("kprobe", f"kprobe_{function}", f"security_{function}", upgrade=True)
@@ -72,10 +79,11 @@ HOOKS: dict[str, tuple[Hook, ...]] = {
     "process_fork": (Hook("raw_tracepoint", "on_fork", "sched_process_fork"),),
     "process_exec": (Hook("raw_tracepoint", "on_exec", "sched_process_exec", "failed execve()"),),
     "process_exit": (Hook("raw_tracepoint", "on_exit", "sched_process_exit"),),
-    "file_open": (_call("on_open", 2, 5), _call("on_openat", 257, 295), _call("on_creat", 85, 8),
+    "file_open": (_tail("emit_open", 501), _call("on_open", 2, 5), _call("on_openat", 257, 295),
+                  _call("on_creat", 85, 8),
                   _call("on_openat2", 437, 437), _call("on_openat", 304, 342),
                   Hook("raw_tracepoint", "on_uring_open", "io_uring_complete", "direct descriptors")),
-    "file_unlink": (_call("on_unlink", 87, 10, _ARGUMENT), _call("on_unlinkat", 263, 301),
+    "file_unlink": (_tail("emit_path", 500), _call("on_unlink", 87, 10, _ARGUMENT), _call("on_unlinkat", 263, 301),
                     _call("on_rmdir", 84, 40), _decision("path_unlink"), _decision("path_rmdir")),
     "file_rename": (_call("on_rename", 82, 38, _ARGUMENT), _call("on_renameat", 264, 302),
                     _call("on_renameat", 316, 353), _decision("path_rename")),
@@ -100,7 +108,8 @@ HOOKS: dict[str, tuple[Hook, ...]] = {
     "module_load": (_call("on_init_module", 175, 128), _call("on_finit_module", 313, 350),
                     _call("on_init_module", 176, 129)),
     "bpf_load": (_call("on_bpf", 321, 357),),
-    "mount": (_call("on_mount", 165, 21, "fsconfig() before move_mount()"), _call("on_umount", 166, 52),
+    "mount": (_tail("emit_mount", 502), _call("on_mount", 165, 21, "fsconfig() before move_mount()"),
+              _call("on_umount", 166, 52),
               _call("on_move_mount", 429, 429), _call("on_pivot_root", 155, 217)),
     "namespace_change": (_call("on_namespace", 308, 346), _call("on_namespace", 272, 310)),
     "memfd_create": (_call("on_memfd_create", 319, 356),),
