@@ -44,11 +44,10 @@ RINGS = ("process", "events")
 class Hook:
     """One way to get an event.
 
-    ``kind`` is raw_tracepoint, syscall (a handler behind the sys_exit dispatcher), tail,
-    kprobe or uprobe.
-
-       ``target`` is the tracepoint, the tail call's slot, the kernel function, or "native/compat" system call numbers (x86_64 / i386; 0
-    where that table has none), or "symbol@binary" for a uprobe.
+    ``kind`` is raw_tracepoint, syscall (a handler behind the sys_exit dispatcher), tail (shared by
+    such handlers), kprobe or uprobe. ``target`` is the tracepoint, the "native/compat" system call
+    numbers (x86_64 / i386; 0 where that table has none), the tail call's slot, the kernel function,
+    or "symbol@binary".
     """
 
     kind: str
