@@ -137,7 +137,8 @@ def _hooks(values: Mapping[str, str]) -> str | None:
     for name, kind in values.items():
         if name not in HOOKS:
             return f"has no event {shown(name)}{_meant(name, HOOKS)}"
-        kinds = sorted({hook.kind for hook in HOOKS[name]})
+        # What is only a part of other hooks, or betters their records, carries nothing alone.
+        kinds = sorted({hook.kind for hook in HOOKS[name] if hook.kind != "tail" and not hook.upgrade})
         if kind == "off":
             if schema.BY_NAME[name].family == "process":
                 return f"can't turn {name} off: every other event needs the process table"

@@ -166,6 +166,7 @@ class Carrier:
     available: bool
     reason: str = ""
     misses: str = ""
+    carries: bool = True  # alone; else it is a part of others, or only makes their records truer
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +180,8 @@ class Carried:
 
     @property
     def seen(self) -> bool:
-        """Whether at least one hook works."""
-        return self.enabled and any(hook.available for hook in self.hooks)
+        """Whether at least one hook works that carries the event."""
+        return self.enabled and any(hook.available and hook.carries for hook in self.hooks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,7 @@ class Report:
 
 def hook_fault(host: Host, hook: Hook) -> str:
     """Why this hook can't work here, or an empty string. The last word has the loader, by loading it."""
-    if hook.kind == "syscall":
+    if hook.kind in ("syscall", "tail"):
         fault = hook_fault(host, DISPATCHER)
         return fault and f"behind {DISPATCHER.target}: {fault}"
     if hook.kind == "raw_tracepoint":
@@ -218,8 +219,11 @@ def hook_fault(host: Host, hook: Hook) -> str:
     if hook.kind in ("uprobe", "kprobe"):
         if fault := kind_fault(host, hook.kind):
             return fault
+        if hook.kind == "kprobe":
+            known = host.btf is None or host.btf.find(hook.target, FUNC)
+            return "" if known else "this kernel has no such function"
         binary = hook.target.partition("@")[2]
-        return f"no {binary}" if hook.kind == "uprobe" and not host.path(binary).exists() else ""
+        return "" if host.path(binary).exists() else f"no {binary}"
     return kind_fault(host, hook.kind)
 
 
@@ -263,9 +267,10 @@ def carried(host: Host, settings: Settings) -> Iterator[Carried]:
         carriers = []
         for hook in hooks:
             fault = hook_fault(host, hook)
-            if only not in (None, "off", hook.kind):
+            if only not in (None, "off", "syscall" if hook.kind == "tail" else hook.kind):
                 fault = f"the settings allow only {only}"
-            carriers.append(Carrier(hook.kind, hook.target, hook.program, not fault, fault, hook.misses))
+            carriers.append(Carrier(hook.kind, hook.target, hook.program, not fault, fault, hook.misses,
+                                    carries=hook.kind != "tail" and not hook.upgrade))
         yield Carried(event, family, enabled, tuple(carriers))
 
 

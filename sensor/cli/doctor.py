@@ -84,7 +84,7 @@ def _events(console: Console, events: tuple[Carried, ...]) -> None:
             continue
         kinds: dict[str, list[str]] = {}
         for hook in event.hooks:
-            if hook.available:
+            if hook.available and hook.kind != "tail":
                 kinds.setdefault(hook.kind, []).append(hook.target)
         faults = {hook.reason for hook in event.hooks if not hook.available}
         carried = "; ".join(f"{kind} {' '.join(targets)}" for kind, targets in kinds.items())

@@ -35,7 +35,9 @@ def btf(*names: tuple[str, int]) -> bytes:
 
 
 TRACEPOINTS = {hook.target for hooks in HOOKS.values() for hook in hooks if hook.kind == "raw_tracepoint"}
-ALL_TYPES = tuple((f"btf_trace_{name}", TYPEDEF) for name in sorted(TRACEPOINTS | {DISPATCHER.target}))
+FUNCTIONS = {hook.target for hooks in HOOKS.values() for hook in hooks if hook.kind == "kprobe"}
+ALL_TYPES = (*((f"btf_trace_{name}", TYPEDEF) for name in sorted(TRACEPOINTS | {DISPATCHER.target})),
+             *((name, FUNC) for name in sorted(FUNCTIONS)))
 FILES = {
     "/proc/cmdline": "quiet",
     "/proc/self/status": "Name:\tsensor\nCapEff:\t000001ffffffffff\n",
@@ -172,15 +174,35 @@ def test_every_syscall_event_is_blind_without_the_dispatcher(host):
     """What hangs behind sys_exit falls with it, and the reason says so."""
     types = [entry for entry in ALL_TYPES if entry[0] != f"btf_trace_{DISPATCHER.target}"]
     host.path("/sys/kernel/btf/vmlinux").write_bytes(btf(*types))
-    only_calls = {name for name, hooks in HOOKS.items() if {hook.kind for hook in hooks} == {"syscall"}}
+    only_calls = {name for name, hooks in HOOKS.items()
+                  if {hook.kind for hook in hooks if not hook.upgrade} <= {"syscall", "tail"}}
     assert only_calls
     for event in examine(host, Settings()).events:
         for hook in event.hooks:
-            assert hook.reason.startswith("behind sys_exit: ") == (hook.kind == "syscall"), event.event
+            behind = hook.kind in ("syscall", "tail")
+            assert hook.reason.startswith("behind sys_exit: ") == behind, event.event
         if event.event in only_calls:
             assert not event.seen, event.event
         elif event.enabled:
             assert event.seen, event.event
+
+
+def test_what_only_betters_a_record_neither_carries_an_event_nor_is_missed(host):
+    """Kprobes that make a path truer may be absent; alone they show nothing."""
+    upgrades = {name for name, hooks in HOOKS.items() if any(hook.upgrade for hook in hooks)}
+    assert upgrades
+    shutil.rmtree(host.path("/sys/bus/event_source/devices/kprobe"))
+    report = examine(host, Settings())
+    assert report.state == "ok"
+    for event in report.events:
+        assert event.seen == event.enabled, event.event
+        for hook in event.hooks:
+            assert hook.available == (hook.kind != "kprobe") or hook.kind == "uprobe", event.event
+    types = [entry for entry in ALL_TYPES if entry[0] != f"btf_trace_{DISPATCHER.target}"]
+    host.path("/sys/kernel/btf/vmlinux").write_bytes(btf(*types))
+    write(host, "/sys/bus/event_source/devices/kprobe/type", "8")
+    events = {event.event: event for event in examine(dataclasses.replace(host), Settings()).events}
+    assert not any(events[name].seen for name in upgrades)
 
 
 def test_settings_decide_which_events_and_hooks_count(host):
