@@ -27,6 +27,7 @@ setup:
 
 replay:
 	@tools/setup replay
+	@test -n '$(RECORDING)' || { echo 'make replay: no recording in docs/examples; name one: RECORDING=FILE' >&2; exit 2; }
 	@exec .venv/bin/sensor replay $(RECORDING) --format table $(ARGS)
 
 bench: setup-test
