@@ -128,7 +128,7 @@ def test_guest_that_never_ends_is_killed_at_its_limit(tmp_path: Path, monkeypatc
     initrd = tmp_path / "initrd"
     initrd.touch()
     monkeypatch.setattr(machine, "BOOT_SECONDS", 0)
-    monkeypatch.setattr(machine.images, "kernel", lambda label: None)
+    monkeypatch.setattr(machine.images, "kernel", lambda *_: None)
     monkeypatch.setattr(machine.images, "initrd", lambda *_: initrd)
     monkeypatch.setattr(machine, "command", lambda *_: ["sleep", "60"])
     boot = machine.boot_and_run("6.12", "init", [("smoke", 1, "true")], tmp_path, tmp_path / "work")

@@ -98,7 +98,9 @@ def command(kernel: images.Kernel, initrd: Path, report: Path, mode: str, extra:
     disks = [(images.root(), "snapshot=on"), (images.wheels(), "snapshot=on")]
     drives = [word for path, option in disks
               for word in ("-drive", f"file={path},format=raw,if=virtio,{option},file.locking=off")]
-    return ["nice", "-n", "10", "qemu-system-x86_64", "-machine", "q35,accel=tcg",
+    # A killed harness must not leave a guest behind that nobody watches.
+    return ["nice", "-n", "10", "setpriv", "--pdeathsig", "KILL",
+            "qemu-system-x86_64", "-machine", "q35,accel=tcg",
             # qemu 7.2 emulates cmpxchg16b wrongly: 6.12's page allocator then oopses at random.
             "-cpu", "max,-cx16", "-smp", "2", "-m", "1536", "-nodefaults", "-nographic", "-no-reboot",
             "-serial", "stdio", "-serial", f"file:{report}", *drives, "-kernel", str(kernel.image),

@@ -40,6 +40,8 @@ TESTS = (
               seconds=240),
     GuestTest("probes", "python3 probes.py", "Every program of every family loads and attaches.", seconds=240),
     GuestTest("live", "python3 live.py", "Workloads' truth against the sensor's events, way by way.", seconds=300),
+    GuestTest("pytest", "cd /opt/sensor && python3 -m pytest -q -m live tests/live -o cache_dir=/var/cache/pytest",
+              "The live tests; only when named with a kernel, for it takes many minutes.", seconds=1500, kernels=()),
     GuestTest("systemd", "sh systemd.sh", "systemd reaches multi-user and runs a unit.", mode="systemd"),
     GuestTest("fault-crash", "echo c > /proc/sysrq-trigger", "A panic is seen.", expect="Kernel panic"),
     GuestTest("fault-status", "exit 7", "A failing guest test is seen.", kernels=NEWEST, expect="status 7"),

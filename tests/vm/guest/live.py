@@ -9,6 +9,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import platform
 import sys
 import tempfile
 import time
@@ -52,6 +53,15 @@ def _any(_side: Document) -> Key:
     return ()  # its path is longer than a name can be: only the number counts
 
 
+def _child(side: Document) -> Key:
+    return (get(side, "process.child.pid", side.get("pid")),)
+
+
+def _end(side: Document) -> Key:
+    path, inode = _file(side)
+    return (*str(path).split("/")[-2:], inode)  # its front may be cut
+
+
 def _name(side: Document) -> Key:
     return (get(side, "dns.question.name", side.get("name", "")).lower(),)
 
@@ -64,7 +74,8 @@ WAYS: dict[str, tuple[str, Callable[[Document], Key]]] = {
     "chmod": ("file-chmod", _path), "chown": ("file-chown", _path), "mkdir": ("file-mkdir", _path),
     "connect": ("network-connect", _peer), "accept": ("network-accept", _source),
     "bind": ("network-bind", _source), "listen": ("network-listen", _source), "dns": ("dns-query", _name),
-    "fork": ("process-fork", _pid), "exec": ("process-exec", _pid), "exit": ("process-exit", _pid),
+    "open-deep": ("file-open", _end),
+    "fork": ("process-fork", _child), "exec": ("process-exec", _pid), "exit": ("process-exit", _pid),
     "memfd-exec": ("process-exec", _pid), "ptrace": ("process-ptrace", _pid), "memfd": ("memfd-create", _pid),
     "unshare": ("namespace-change", _pid), "setns": ("namespace-change", _pid), "mount": ("mount", _pid),
     "umount": ("mount", _pid), "credentials": ("credentials-change", _pid), "bpf": ("bpf-load", _pid),
@@ -79,8 +90,10 @@ def rows_of(name: str, truth: Document) -> Iterator[tuple[str, str, Document]]:
             yield row["op"], row.get("how", ""), row
     for row in truth.get("mkdirs", []):
         yield "mkdir", row["how"], row
-    for row in [*truth.get("removals", []), *truth.get("deep", [])]:
+    for row in truth.get("removals", []):
         yield row["op"], row["how"], row
+    for row in truth.get("deep", []):
+        yield "open-deep" if row["op"] == "open" else row["op"], row["how"], row
     for row in truth.get("children", []):
         yield "fork", row["how"], row
         yield "exit", row["how"], row
@@ -91,7 +104,7 @@ def rows_of(name: str, truth: Document) -> Iterator[tuple[str, str, Document]]:
 
 
 def count(name: str, truth: Document, documents: list[Document]) -> dict[str, list[int]]:
-    """"action way" -> [seen, expected]. Each document serves one row."""
+    """"action way" -> [seen, expected, seen too often]. Each document serves one row."""
     found: dict[str, Counter[Key]] = defaultdict(Counter)
     keys: dict[str, set[Callable[[Document], Key]]] = defaultdict(set)
     for wanted, key in WAYS.values():
@@ -103,14 +116,33 @@ def count(name: str, truth: Document, documents: list[Document]) -> dict[str, li
     table: dict[str, list[int]] = {}
     for op, way, row in rows_of(name, truth):
         wanted, key = WAYS[op]
-        cell = table.setdefault(f"{wanted} {op if wanted.split('-')[-1] != op else ''} {way} ({name})", [0, 0])
+        cell = table.setdefault(_label(name, op, way), [0, 0, 0])
         cell[1] += 1
         if found[wanted][(key, *key(row))] > 0:
             found[wanted][(key, *key(row))] -= 1
             cell[0] += 1
-    return {" ".join(label.split()): cell for label, cell in table.items()}
+    for op, way, row in rows_of(name, truth):
+        wanted, key = WAYS[op]
+        if key is not _any:
+            table[_label(name, op, way)][2] += found[wanted].pop((key, *key(row)), 0)
+    return table
 
 
+def _label(workload: str, op: str, way: str) -> str:
+    wanted = WAYS[op][0]
+    return " ".join([wanted, *([op] if op != wanted.split("-")[-1] else []), *([way] if way else []), f"({workload})"])
+
+
+#: What the sensor declares that it misses, with the reason.
+KNOWN = {
+    "file-unlink directory-link (files)": "symbolic links in the middle of an argument stay unresolved",
+    "dns-query dns write (net)": "write() on a connected socket is not looked at",
+    **{f"file-{op} {how} (uring)": "of io_uring, only opens and connections are followed"
+       for op in ("rename", "unlink") for how in ("inline", "worker")},
+}
+#: Before 5.18 the tracepoint io_uring_complete has no request, so nobody knows what was completed.
+KNOWN_BEFORE_5_18 = [f"{what} {how} (uring)" for what in ("file-open", "network-connect")
+                     for how in ("inline", "worker")]
 RUNS = (("forkexec", True), ("files", True), ("net", False), ("priv", True), ("uring", True), ("cold", True))
 
 
@@ -140,16 +172,21 @@ def main() -> int:
                 continue
             table.update(count(name, truth, documents))
             print(f"{name}: {len(documents)} documents, {time.monotonic() - begun:.1f} s", flush=True)
-        lost = sensor.total("sensor_events_lost_total")
+        lost = sum(action(document) == "loss" for document in sensor.documents())
     print(sensor.stderr()[-3000:])
-    short = {label: f"{seen}/{wanted}" for label, (seen, wanted) in table.items()}
+    short = {label: f"{seen}/{wanted}" + (f" +{more}" if more else "") for label, (seen, wanted, more) in table.items()}
     for label, cell in short.items():
         print(f"  {label:50} {cell}")
     Path(os.environ.get("VM_DATA", "/dev/null")).write_text(json.dumps(
-        {"seconds until ready": f"{ready:.0f}", "lost": lost, **short}))
-    missing = [label for label, (seen, wanted) in table.items() if seen < wanted]
-    print("not all seen:", *(missing or ["nothing"]), sep="\n  ")
-    return 1 if missing else 0
+        {"seconds until ready": f"{ready:.0f}", "reports of loss": lost, **short}))
+    known = {*KNOWN}
+    if tuple(map(int, platform.release().split(".")[:2])) < (5, 18):
+        known.update(KNOWN_BEFORE_5_18)
+    wrong = [label for label, (seen, wanted, more) in table.items() if (seen < wanted or more) and label not in known]
+    healed = [label for label in sorted(known) if table.get(label, [0, 1])[0] == table.get(label, [0, 1])[1]]
+    print("not seen, or too often:", *(wrong or ["nothing"]), sep="\n  ")
+    print("seen, though KNOWN says it is not:", *(healed or ["nothing"]), sep="\n  ")
+    return 1 if wrong or healed else 0
 
 
 if __name__ == "__main__":

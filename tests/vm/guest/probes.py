@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -41,6 +42,7 @@ def load() -> list[dict[str, Any]]:
 
 def main() -> int:
     before = bpf.program_ids()
+    kernel = tuple(map(int, platform.release().split(".")[:2]))
     start = time.monotonic()
     messages = load()
     seconds = time.monotonic() - start
@@ -52,6 +54,8 @@ def main() -> int:
             attached.update(program["event"] for program in message["programs"])
             verified = max([verified, *(program["verified"] for program in message["programs"])])
             for failure in message["failures"]:
+                if failure["target"] == "io_uring_complete" and kernel < (5, 18):
+                    continue  # that tracepoint has no request yet: the event's row says 6/7
                 reasons.append(f"{message['name']}: {failure['program']} on {failure['target']}: {failure['reason']}")
                 print(f"--- {reasons[-1]}\n{failure.get('log', '')}")
         elif message["kind"] in ("failed", "fatal"):
