@@ -19,10 +19,11 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
 Document = dict[str, Any]
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKLOADS = ROOT / "tests" / "workloads"
 CFLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread")
 READY_SECONDS = 60.0
+DETACH_SECONDS = 2.0
 
 
 # --- workloads -----------------------------------------------------------------------------------
@@ -53,15 +55,29 @@ class Workloads:
             part.rename(target)
         return target
 
-    def run(self, name: str, *arguments: object, timeout: float = 120) -> Document:
-        """Run a workload; its truth, texts decoded as the sensor's documents hold them."""
-        done = subprocess.run(
-            [self.program(name), *map(str, arguments)], capture_output=True, timeout=timeout, check=False
+    def start(self, name: str, *arguments: object) -> subprocess.Popen[bytes]:
+        """Start a workload; finish() has its truth."""
+        return subprocess.Popen(
+            [self.program(name), *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        assert done.returncode == 0, f"workload {name}: {done.returncode} {done.stderr.decode(errors='replace')}"
-        truth = _from_bytes(json.loads(done.stdout))
-        assert isinstance(truth, dict)
-        return truth
+
+    def run(self, name: str, *arguments: object, timeout: float = 120) -> Document:
+        """Run a workload to its end; its truth."""
+        return finish(self.start(name, *arguments), timeout)
+
+
+def finish(workload: subprocess.Popen[bytes], timeout: float = 120) -> Document:
+    """The truth of a workload that has been started, texts decoded as the sensor's documents hold them."""
+    try:
+        out, errors = workload.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        workload.kill()
+        workload.communicate()
+        raise
+    assert workload.returncode == 0, f"{workload.args!r}: {workload.returncode} {errors.decode(errors='replace')}"
+    truth = _from_bytes(json.loads(out))
+    assert isinstance(truth, dict)
+    return truth
 
 
 def _from_bytes(value: Any) -> Any:
@@ -103,7 +119,7 @@ def octal(value: int | str | None) -> int | None:
 
 def parse_line(line: bytes) -> Document:
     """One output line. The escapes that sensor.escaped lists are undone, as docs/fields.md describes them."""
-    document = json.loads(line)
+    document = orjson.loads(line)
     assert isinstance(document, dict), line
     for key in get(document, "sensor.escaped", ()):
         *parents, last = key.split(".")
@@ -174,6 +190,18 @@ def wait_until(check: Callable[[], Any], seconds: float, what: str, pause: float
         time.sleep(pause)
 
 
+def ask(port: int, path: str) -> tuple[int, str]:
+    """HTTP status and body of a path of a metrics server; status 0 where nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode(errors="replace")
+    except OSError:
+        return 0, ""
+
+
 class Sensor:
     """One `sensor run`, relocated into *directory*. A context manager: entering waits until it is ready."""
 
@@ -184,7 +212,7 @@ class Sensor:
         settings: str = "",
         output: str | None = None,
         events: str = "all",
-        prefix: Sequence[str] = (),
+        only_count: bytes = b"\0",
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -193,7 +221,6 @@ class Sensor:
         config = directory / "sensor.yaml"
         config.write_text(f"state_dir: {directory}/state\nrun_dir: {directory}/run\n{settings}")
         self.arguments = [
-            *prefix,
             *command(
                 "run",
                 "-c",
@@ -210,6 +237,8 @@ class Sensor:
         self.process: subprocess.Popen[bytes] | None = None
         self._documents: list[Document] = []
         self._offset = 0
+        self._only_count = only_count  # lines with this text are counted, not read
+        self.counted = 0
         self._rest = b""
 
     # -- life --
@@ -235,15 +264,8 @@ class Sensor:
         return (self.directory / "stderr").read_text(errors="replace")
 
     def probe(self, path: str) -> tuple[int, str]:
-        """HTTP status and body of a path of the metrics server; status 0 where nobody answers."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as reply:
-                return reply.status, reply.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode(errors="replace")
-        except OSError:
-            return 0, ""
+        """See ask()."""
+        return ask(self.port, path)
 
     def is_ready(self) -> bool:
         assert self.process is not None
@@ -265,7 +287,7 @@ class Sensor:
             self.kill()
             raise
         assert status == 0, f"exit status {status}: {self.stderr()}"
-        wait_until(lambda: not owned & set(program_ids()), 2, "programs detached after a clean stop")
+        wait_until(lambda: not owned & set(program_ids()), DETACH_SECONDS, "programs detached after a clean stop")
         return self.stderr()
 
     def kill(self) -> None:
@@ -294,13 +316,15 @@ class Sensor:
 
     def documents(self) -> list[Document]:
         """All documents so far; the last line may still be in the writing."""
-        if self.output.exists():
+        if self.output.is_file():  # a device has no end
             with self.output.open("rb") as file:
                 file.seek(self._offset)
                 data = self._rest + file.read()
                 self._offset = file.tell()
             *lines, self._rest = data.split(b"\n")
-            self._documents.extend(parse_line(line) for line in lines)
+            wanted = [line for line in lines if self._only_count not in line]
+            self.counted += len(lines) - len(wanted)
+            self._documents.extend(map(parse_line, wanted))
         return self._documents
 
     def wait_for(
@@ -438,6 +462,12 @@ def owned_programs(pids: Iterable[int]) -> Iterator[int]:
                 yield from map(int, re.findall(r"^prog_id:\s*(\d+)", entry.read_text(), re.MULTILINE))
             except OSError:
                 continue
+
+
+def no_stray_programs(before: Iterable[int]) -> bool:
+    """Within the two seconds that the kernel may take, nothing of ours is left."""
+    wanted = set(before)
+    return bool(wait_until(lambda: not stray_programs(wanted), DETACH_SECONDS, "programs of a dead process gone"))
 
 
 def stray_programs(before: Iterable[int]) -> set[int]:

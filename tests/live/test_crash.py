@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 from tests.live.harness import (
+    DETACH_SECONDS,
     Sensor,
     action,
     children,
     get,
+    no_stray_programs,
     owned_programs,
     program_ids,
-    stray_programs,
     wait_until,
 )
 
-DETACH_SECONDS = 2.0
 RESTART_SECONDS = 10.0
 
 
@@ -72,7 +72,7 @@ def test_kill_of_the_engine_leaves_the_programs_and_it_restarts(own: Sensor, bef
         )
     wait_until(own.is_ready, RESTART_SECONDS, "ready again")
     own.stop()
-    wait_until(lambda: not stray_programs(before), DETACH_SECONDS, "the programs of before, after a clean stop")
+    assert no_stray_programs(before)
     assert attached.isdisjoint(program_ids())
 
 
@@ -116,7 +116,7 @@ def test_kill_of_the_supervisor_detaches_everything(own: Sensor, before: set[int
     own.process.wait()
     wait_until(lambda: attached.isdisjoint(program_ids()), DETACH_SECONDS, "our programs gone")
     wait_until(lambda: not [pid for pid in family if _alive(pid)], 5, "the engine gone")
-    assert stray_programs(before) == set()
+    assert no_stray_programs(before)
 
 
 def _loader(sensor: Sensor, pattern: str) -> int:
@@ -153,10 +153,10 @@ def test_kill_of_the_loader_leaves_nothing_and_is_said(own: Sensor, before: set[
         own.stop()
     else:
         assert own.process.returncode == 3
-        wait_until(lambda: not stray_programs(before), DETACH_SECONDS, "no programs after the failed start")
+        assert no_stray_programs(before)
     assert "loader" in own.stderr() or "compiler ended by signal 9" in own.stderr()
     assert "Traceback" not in own.stderr()
-    assert stray_programs(before) == set()
+    assert no_stray_programs(before)
 
 
 def test_kill_of_the_supervisor_while_loading_leaves_no_loader(own: Sensor, before: set[int]) -> None:
@@ -168,4 +168,4 @@ def test_kill_of_the_supervisor_while_loading_leaves_no_loader(own: Sensor, befo
     assert own.process is not None
     own.process.wait()
     wait_until(lambda: not [pid for pid in family if _alive(pid)], DETACH_SECONDS, f"{family} gone")
-    assert stray_programs(before) == set()
+    assert no_stray_programs(before)

@@ -109,11 +109,15 @@ def test_child_names_its_parent_by_the_entity_id_the_parent_has(ran: SimpleNames
             assert get(d, "process.parent.executable") == ran.truth["executable"]
 
 
-def test_orphan_names_the_process_that_took_it_in(ran: SimpleNamespace) -> None:
-    """After a double fork the parent at exec is the subreaper, as the kernel has it."""
+def test_orphan_keeps_the_parent_that_made_it(ran: SimpleNamespace) -> None:
+    """After a double fork the middle process has ended and a subreaper took over: the real ancestry stays."""
     orphans = [c for c in ran.truth["children"] if c["how"] == "double-last"]
-    seen = [get(_execs(ran, c["pid"])[0], "process.parent.pid") for c in orphans]
-    assert seen == [c["ppid_at_exec"] for c in orphans]
+    assert len(orphans) == OTHERS
+    for child in orphans:
+        [seen] = _execs(ran, child["pid"])
+        assert get(seen, "process.parent.pid") == child["ppid"]
+        assert child["ppid"] != child["ppid_at_exec"]
+        assert get(seen, "process.ancestors")[:2] == [ran.truth["executable"]] * 2
 
 
 def test_entity_ids_of_different_processes_differ(ran: SimpleNamespace) -> None:

@@ -17,8 +17,10 @@ from tests.live.harness import (
     Document,
     Sensor,
     alerts,
+    ask,
     command,
     environment,
+    free_port,
     get,
     parse_line,
     run_command,
@@ -73,17 +75,12 @@ def test_recording_replayed_gives_the_alerts_that_the_live_sensor_raised(
     """`sensor record` beside the running sensor; its replay raises what the running one raised."""
     out, config = tmp_path / f"recording.{suffix}", tmp_path / "sensor.yaml"
     config.write_text(f"state_dir: {tmp_path}/state\nrun_dir: {tmp_path}/run\n")
+    port = free_port()
     with (tmp_path / "stderr").open("wb") as errors:
-        recorder = subprocess.Popen(
-            command("record", out, "-c", config, "--metrics", "127.0.0.1:0"),
-            stderr=errors,
-            stdout=errors,
-            cwd="/",
-            env=environment(),
-        )
+        arguments = command("record", out, "-c", config, "--metrics", f"127.0.0.1:{port}")
+        recorder = subprocess.Popen(arguments, stderr=errors, stdout=errors, cwd="/", env=environment())
     try:
-        wait_until(lambda: out.exists() or recorder.poll() is not None, 60, "a recording")
-        time.sleep(1)
+        wait_until(lambda: ask(port, "/-/ready")[0] == 200 or recorder.poll() is not None, 60, "a ready recorder")
         assert recorder.poll() is None, (tmp_path / "stderr").read_text()
         pid, documents = sensor.watch(lambda: _intrude(place))
         time.sleep(0.5)

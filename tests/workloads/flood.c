@@ -31,7 +31,7 @@ int main(int argc, char **argv)
 	json_self("flood");
 	double started = now();
 	for (long p = 0; p < processes; p++) {
-		char *path = text("%s/flood-%ld", argv[1], p);
+		char *path = text("%s/flooded-%ld", argv[1], p);
 		long share = n / processes + (p < n % processes);
 		pids[p] = (pid_t)must(fork(), "fork");
 		if (!pids[p]) {
