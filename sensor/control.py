@@ -14,12 +14,15 @@ from sensor.errors import UsageError
 
 FAMILY_BITS = ("process", "syscall", "file", "network", "privilege", "shell", "path")
 WATCH_LEAF, WATCH_PARENT = 1, 2  # WATCH_* in probes/file.c
+#: Kinds of hooks that the settings can ask for, by number; 0 leaves the choice.
+HOOK_KINDS = ("", "off", "raw_tracepoint", "syscall", "kprobe", "uprobe")
+MAX_EVENTS = 64
 MAX_WATCH = 256
 NAME_BYTES = 32  # struct watch_name
 PATTERN_BYTES = 256
 
 _BEAT = struct.Struct("<4sQ")
-_PLAN = struct.Struct("<4sIIIIII")
+_PLAN = struct.Struct(f"<4sIIIIII{MAX_EVENTS}s")
 _NAME = struct.Struct(f"<I{NAME_BYTES}s")
 PLAN_BYTES = _PLAN.size + MAX_WATCH * (_NAME.size + PATTERN_BYTES)
 #: Enough for any message in this direction.
@@ -37,13 +40,18 @@ class Request:
     families: tuple[str, ...]
     names: tuple[tuple[bytes, int], ...] = ()  # watched names, WATCH_LEAF or WATCH_PARENT
     patterns: tuple[str, ...] = ()  # absolute globs, whose inodes are watched too
+    hooks: tuple[tuple[int, str], ...] = ()  # event id, one of HOOK_KINDS
 
     def pack(self) -> bytes:
         """Encode in PLAN_BYTES bytes."""
         if len(self.names) > MAX_WATCH or len(self.patterns) > MAX_WATCH:
             raise UsageError(f"watch.paths: at most {MAX_WATCH} names and patterns fit the kernel's filter")
         bits = sum(1 << FAMILY_BITS.index(name) for name in self.families)
-        parts = [_PLAN.pack(MAGIC_PLAN, *self.rings, self.memory_limit, bits, len(self.names), len(self.patterns))]
+        kinds = bytearray(MAX_EVENTS)
+        for event, kind in self.hooks:
+            kinds[event] = HOOK_KINDS.index(kind)
+        parts = [_PLAN.pack(MAGIC_PLAN, *self.rings, self.memory_limit, bits, len(self.names), len(self.patterns),
+                            bytes(kinds))]
         parts += [_NAME.pack(kind, name[:NAME_BYTES - 1]) for name, kind in self.names]
         parts.append(b"\0" * (MAX_WATCH - len(self.names)) * _NAME.size)
         for pattern in self.patterns:
@@ -58,8 +66,8 @@ def parse_request(data: bytes) -> Request:
     """Decode and check a plan. Raises UsageError where anything is out of bounds."""
     if len(data) != PLAN_BYTES or data[:4] != MAGIC_PLAN:
         raise UsageError("malformed plan")
-    _, first, second, limit, bits, names, patterns = _PLAN.unpack_from(data)
-    if bits >> len(FAMILY_BITS) or names > MAX_WATCH or patterns > MAX_WATCH:
+    _, first, second, limit, bits, names, patterns, kinds = _PLAN.unpack_from(data)
+    if bits >> len(FAMILY_BITS) or names > MAX_WATCH or patterns > MAX_WATCH or max(kinds) >= len(HOOK_KINDS):
         raise UsageError("plan out of bounds")
     families = tuple(name for index, name in enumerate(FAMILY_BITS) if bits >> index & 1)
     entries = []
@@ -75,7 +83,8 @@ def parse_request(data: bytes) -> Request:
     if not all(text.startswith(b"/") for text in texts):
         raise UsageError("plan with a relative pattern")
     return Request((first, second), limit, families, tuple(entries),
-                   tuple(text.decode("utf-8", "surrogateescape") for text in texts))
+                   tuple(text.decode("utf-8", "surrogateescape") for text in texts),
+                   tuple((event, HOOK_KINDS[kind]) for event, kind in enumerate(kinds) if kind))
 
 
 def watch_entries(leaves: Sequence[str], parents: Sequence[str]) -> tuple[tuple[bytes, int], ...]:

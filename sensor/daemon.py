@@ -32,4 +32,5 @@ def run(options: RunOptions) -> int:
         record=str(options.record) if options.record else None,
         metrics_fd=sockets[0] if sockets else None)
     notifier = Notifier.from_environment()
-    return Supervisor([arguments.dump()], options.duration, sockets, notifier.send, stay=notifier.active).run()
+    return Supervisor([arguments.dump()], options.duration, sockets, notifier.send, stay=notifier.active,
+                      once=options.record is not None).run()

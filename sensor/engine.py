@@ -39,7 +39,7 @@ from sensor.rulefiles import RuleFiles
 from sensor.rules.matcher import Matcher
 from sensor.rules.model import RuleSet
 from sensor.safe_yaml import read_text
-from sensor.schema import BY_ID
+from sensor.schema import BY_ID, BY_NAME
 from sensor.snapshot import Facts, take
 from sensor.watch import WatchList
 
@@ -162,8 +162,9 @@ class Engine:
         limits, families = self._settings.limits, families_for(self._settings.probes.families)
         names = control.watch_entries(sorted(self._watch.leaves), sorted(self._watch.parents))
         patterns = tuple(pattern.text for pattern in self._watch.patterns)
+        hooks = tuple((BY_NAME[event].id, kind) for event, kind in self._settings.hooks.items())
         return control.Request((limits.process_ring_kib << 10, limits.ring_kib << 10), limits.kernel_memory_mib << 20,
-                               tuple(name for name in control.FAMILY_BITS if name in families), names, patterns)
+                               tuple(name for name in control.FAMILY_BITS if name in families), names, patterns, hooks)
 
     def _reload(self) -> None:
         """Read the rules anew; a broken set leaves the old one."""

@@ -28,7 +28,7 @@ class Outputs:
     def open(self, spec: str | None, record: str | None) -> None:
         """Open what the command line names; raises UsageError."""
         if record is not None:
-            self.recorder = open_recorder(Path(record), strict=False)
+            self.recorder = open_recorder(Path(record))  # strict: a recording with a hole is none
         elif spec is not None:
             self.output = open_output(spec)
 

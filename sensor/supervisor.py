@@ -96,12 +96,13 @@ class Supervisor:
         keep: Descriptors that the engine inherits (an opened output).
         notify: Sends a line to the service manager (sd_notify); a no-op elsewhere.
         stay: Without probes, stay up in passive mode with the reason, instead of ending with status 3.
+        once: An engine that fails ends the run with its status, instead of being started again.
     """
 
     def __init__(self, arguments: list[str], duration: float | None, keep: list[int],
-                 notify: Callable[[str], None], *, stay: bool) -> None:
+                 notify: Callable[[str], None], *, stay: bool, once: bool = False) -> None:
         self._arguments, self._duration, self._keep = arguments, duration, keep
-        self._notify, self._stay = notify, stay
+        self._notify, self._stay, self._once = notify, stay, once
         self._selector = selectors.DefaultSelector()
         self._engine: Any = None
         self._engine_channel: socket.socket | None = None
@@ -198,7 +199,8 @@ class Supervisor:
             request = control.parse_request(data)
             cpus = possible_cpus(Path("/sys/devices/system/cpu/possible").read_text())
             names = tuple((name.decode("utf-8", "surrogateescape"), kind) for name, kind in request.names)
-            plan = Plan(request.rings, request.families, request.memory_limit, cpus, names, request.patterns)
+            plan = Plan(request.rings, request.families, request.memory_limit, cpus, names, request.patterns,
+                        request.hooks)
             plan.check()
         except UsageError as error:
             self._fail(STATUS_USAGE, str(error))
@@ -258,7 +260,7 @@ class Supervisor:
         if self._stopping:
             self._status = self._status or max(status, 0)
             return
-        if not self._ready:  # it never ran: its message stands on stderr, trying again can't help
+        if not self._ready or self._once:  # its message stands on stderr; trying again can't help
             self._status = status if status > 0 else 1
             self._stopping = True
             return

@@ -16,7 +16,8 @@ from typing import Any
 
 from sensor.errors import HostError
 from sensor.kernel import bpf
-from sensor.kernel.hooks import DISPATCHER, HOOKS, ROUTER, Family, Hook, probe_of, syscall_numbers
+from sensor.kernel.hooks import DISPATCHER, HOOKS, ROUTER, Family, Hook, chosen, probe_of, syscall_numbers
+from sensor.kernel.plan import Plan
 
 _QUIET = ("-Wno-macro-redefined", "-Wno-duplicate-decl-specifier", "-Wno-unused-value")
 
@@ -113,34 +114,32 @@ def _attach(bcc: Any, hook: Hook, program: int, shared: Mapping[str, int]) -> li
     return []
 
 
-def family_hooks(family: Family) -> list[tuple[str, Hook]]:
-    """(event, hook) of a family; the dispatcher carries no event."""
+def family_hooks(family: Family, only: Mapping[str, str]) -> list[tuple[str, Hook]]:
+    """(event, hook) of a family, as the settings restrict them; the dispatcher carries no event."""
     if family.name == "syscall":
         return [("", DISPATCHER)]
-    return [(event, hook) for event, hooks in HOOKS.items() if probe_of(event) == family.name
-            for hook in hooks]
+    return [(event, hook) for event in HOOKS if probe_of(event) == family.name
+            for hook in chosen(event, only.get(event))]
 
 
-def fill_router(router: int, shared: Mapping[str, int], families: tuple[str, ...]) -> None:
+def fill_router(router: int, shared: Mapping[str, int], plan: Plan) -> None:
     """Let the dispatcher pass on every number that an enabled family handles, in either table."""
-    for event, hooks in HOOKS.items():
-        if probe_of(event) not in families:
-            continue
-        for hook in hooks:
+    for event in HOOKS:
+        for hook in chosen(event, plan.only().get(event)) if probe_of(event) in plan.families else ():
             if hook.kind == "syscall":
                 for number in filter(None, syscall_numbers(hook)):
                     bpf.map_update(shared["any"], struct.pack("<I", number), struct.pack("<I", router))
 
 
-def load_family(family: Family, module: Any, shared: Mapping[str, int], families: tuple[str, ...]) -> Loaded:
+def load_family(family: Family, module: Any, shared: Mapping[str, int], plan: Plan) -> Loaded:
     """Load and attach every program of a family; a failing program is reported, the rest goes on."""
     bcc = import_bcc()
     result, loaded = Loaded(), {}
     if family.name == "syscall":
         loaded[ROUTER] = _load(bcc, module, ROUTER, "raw_tracepoint")
         result.fds.append(loaded[ROUTER])
-        fill_router(loaded[ROUTER], shared, families)
-    for event, hook in family_hooks(family):
+        fill_router(loaded[ROUTER], shared, plan)
+    for event, hook in family_hooks(family, plan.only()):
         try:
             if hook.program not in loaded:
                 loaded[hook.program] = _load(bcc, module, hook.program, hook.kind)

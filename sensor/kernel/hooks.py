@@ -127,6 +127,13 @@ def probe_of(event: str) -> str:
     return "path" if event in _PATH_EVENTS else BY_NAME[event].family
 
 
+def chosen(event: str, only: str | None) -> tuple[Hook, ...]:
+    """The hooks of an event to load: all, none ("off"), or those of one kind with what they share."""
+    if only is None:
+        return HOOKS[event]
+    return tuple(hook for hook in HOOKS[event] if only != "off" and hook.kind in (only, "tail"))
+
+
 def families_for(settings: tuple[str, ...]) -> tuple[str, ...]:
     """Probe files for the families that the settings name."""
     chosen = [family.name for family in FAMILIES if (family.part_of or family.name) in settings]

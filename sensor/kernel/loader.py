@@ -63,7 +63,7 @@ def _family_child(family: Family, plan: plans.Plan, shared: dict[str, int], work
         from sensor.kernel import compile as compiler
 
         module = compiler.build(family, probes_dir(), work, plan.cpus, shared)
-        loaded = compiler.load_family(family, module, shared, plan.families)
+        loaded = compiler.load_family(family, module, shared, plan)
         for failure in loaded.failures:
             failure["log"] = _tail(log)
         _send(channel, {"kind": "family", "name": family.name, "programs": loaded.programs,

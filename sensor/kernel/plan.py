@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from sensor.errors import UsageError
 from sensor.kernel import bpf
 from sensor.kernel.hooks import FAMILIES, SYSCALL_SLOTS
+from sensor.schema import BY_ID
 
 COUNTER_BYTES = 32  # struct counter in probes/common.h
 TYPES = 64  # rows of counters per processor
@@ -30,6 +31,7 @@ class Plan:
     cpus: int
     names: tuple[tuple[str, int], ...] = ()  # watched names (surrogateescape) and WATCH_* bits
     patterns: tuple[str, ...] = ()
+    hooks: tuple[tuple[int, str], ...] = ()  # event id and the only kind of hook to use, or "off"
 
     def check(self) -> None:
         """Raise UsageError unless every number is within its bounds and the memory within the limit."""
@@ -39,10 +41,16 @@ class Plan:
         unknown = set(self.families) - {family.name for family in FAMILIES}
         if unknown:
             raise UsageError(f"unknown probe families: {', '.join(sorted(unknown))}")
+        if any(event not in BY_ID for event, _ in self.hooks):
+            raise UsageError("hooks for an event that does not exist")
         limit = min(self.memory_limit, MEMORY_CAP)
         if self.memory() > limit:
             raise UsageError(f"the maps need {self.memory() >> 10} KiB of kernel memory, the limit is "
                              f"{limit >> 10} KiB (limits.kernel_memory_mib, or smaller rings)")
+
+    def only(self) -> dict[str, str]:
+        """Event name -> the kind of hook that the settings ask for."""
+        return {BY_ID[event].name: kind for event, kind in self.hooks}
 
     def memory(self) -> int:
         """Bytes of kernel memory that the maps of this plan take, elements only."""
@@ -60,7 +68,8 @@ class Plan:
         """Decode what :meth:`dump` wrote."""
         raw = json.loads(data)
         return cls((raw["rings"][0], raw["rings"][1]), tuple(raw["families"]), raw["memory_limit"], raw["cpus"],
-                   tuple((name, kind) for name, kind in raw["names"]), tuple(raw["patterns"]))
+                   tuple((name, kind) for name, kind in raw["names"]), tuple(raw["patterns"]),
+                   tuple((event, kind) for event, kind in raw["hooks"]))
 
 
 def possible_cpus(text: str) -> int:

@@ -10,11 +10,11 @@ import pytest
 
 from sensor.errors import UsageError
 from sensor.kernel import plan as plans
-from sensor.kernel.hooks import FAMILIES, HOOKS, probe_of, syscall_numbers
+from sensor.kernel.hooks import FAMILIES, HOOKS, chosen, probe_of, syscall_numbers
 from sensor.kernel.plan import Plan, possible_cpus
 from sensor.schema import EVENTS
 
-PLAN = Plan((1 << 20, 8 << 20), tuple(family.name for family in FAMILIES), 32 << 20, 8, (("shadow", 1),), ("/etc/x",))
+PLAN = Plan((1 << 20, 8 << 20), tuple(family.name for family in FAMILIES), 32 << 20, 8, (("shadow", 1),), ("/etc/x",), ((10, "off"),))
 PROBES = Path(__file__).parents[2] / "probes"
 
 
@@ -43,6 +43,13 @@ def test_unknown_families_are_refused() -> None:
     """No name but those of probe files."""
     with pytest.raises(UsageError, match="nonsense"):
         replace(PLAN, families=("process", "nonsense")).check()
+
+
+def test_settings_restrict_the_hooks_of_an_event() -> None:
+    """One kind leaves what its hooks share; off leaves nothing; silence leaves all."""
+    assert chosen("file_unlink", None) == HOOKS["file_unlink"]
+    assert {hook.kind for hook in chosen("file_unlink", "syscall")} == {"syscall", "tail"}
+    assert chosen("file_unlink", "off") == ()
 
 
 @pytest.mark.parametrize(("text", "count"), [("0\n", 1), ("0-3", 4), ("0,2-7", 8)])
