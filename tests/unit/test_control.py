@@ -10,7 +10,8 @@ from sensor import control
 from sensor.errors import UsageError
 
 REQUEST = control.Request((1 << 20, 8 << 20), 32 << 20, ("process", "syscall", "file"),
-                          ((b"shadow", 1), (b".ssh", 2)), ("/etc/shadow", "/home/*/.ssh/*"), ((10, "syscall"), (24, "off")))
+                          ((b"shadow", 1), (b".ssh", 2)), ("/etc/shadow", "/home/*/.ssh/*"),
+                          ((10, "syscall"), (24, "off")))
 
 
 def test_a_plan_reads_back_as_it_was_written() -> None:

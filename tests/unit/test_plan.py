@@ -14,7 +14,8 @@ from sensor.kernel.hooks import FAMILIES, HOOKS, chosen, probe_of, syscall_numbe
 from sensor.kernel.plan import Plan, possible_cpus
 from sensor.schema import EVENTS
 
-PLAN = Plan((1 << 20, 8 << 20), tuple(family.name for family in FAMILIES), 32 << 20, 8, (("shadow", 1),), ("/etc/x",), ((10, "off"),))
+PLAN = Plan((1 << 20, 8 << 20), tuple(family.name for family in FAMILIES), 32 << 20, 8,
+            (("shadow", 1),), ("/etc/x",), ((10, "off"),))
 PROBES = Path(__file__).parents[2] / "probes"
 
 
