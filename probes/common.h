@@ -46,7 +46,10 @@ _Static_assert(__builtin_offsetof(struct dentry, d_name) == __builtin_offsetof(s
 
 BPF_RINGBUF_OUTPUT(ring, 1);
 BPF_ARRAY(counters, struct counter, NR_CPUS * TYPES);
-BPF_ARRAY(settings, u64, 8);                /* thread groups: [0] supervisor, [1] engine, [2] loader */
+BPF_ARRAY(settings, u64, 8);                /* thread groups of the sensor itself */
+#define OWN_SUPERVISOR 0
+#define OWN_ENGINE 1
+#define OWN_LOADER 2
 BPF_PERCPU_ARRAY(scratch, struct scratch, 1);
 
 static __always_inline struct counter *counter_of(u32 type)
@@ -64,13 +67,28 @@ static __always_inline void count_filtered(u32 type)
 		counter->filtered++;
 }
 
-/* The sensor's own file and network use is left out: reporting it would feed itself. */
+static __always_inline int is_own(u32 tgid, u32 slot)
+{
+	u64 *own = settings.lookup(&slot);
+
+	return own && *own == tgid;
+}
+
+/*
+ * What the sensor itself does is left out: reporting it would feed itself. That is the supervisor,
+ * the engine, the loader, and children of supervisor and loader, which may be gone before anybody
+ * could ask who they were. Process events are never left out.
+ */
 static __always_inline int is_self(void)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32, zero = 0, one = 1;
-	u64 *supervisor = settings.lookup(&zero), *engine = settings.lookup(&one);
+	struct task_struct *task = (void *)bpf_get_current_task(), *parent = NULL;
+	u32 tgid = bpf_get_current_pid_tgid() >> 32, above = 0;
 
-	return (supervisor && *supervisor == tgid) || (engine && *engine == tgid);
+	if (is_own(tgid, OWN_SUPERVISOR) || is_own(tgid, OWN_ENGINE) || is_own(tgid, OWN_LOADER))
+		return 1;
+	READ(parent, &task->real_parent);
+	READ(above, &parent->tgid);
+	return is_own(above, OWN_SUPERVISOR) || is_own(above, OWN_LOADER);
 }
 
 static __always_inline u64 start_of(struct task_struct *task)

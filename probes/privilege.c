@@ -95,18 +95,6 @@ int on_finit_module(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* The loader's children load our own programs; they are gone before anybody could ask who they were. */
-static __always_inline int is_loader_child(void)
-{
-	struct task_struct *task = (void *)bpf_get_current_task(), *parent = NULL;
-	u32 two = 2, tgid = 0;
-	u64 *loader = settings.lookup(&two);
-
-	READ(parent, &task->real_parent);
-	READ(tgid, &parent->tgid);
-	return loader && *loader == tgid;
-}
-
 int on_bpf(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct arguments call;
@@ -116,7 +104,7 @@ int on_bpf(struct bpf_raw_tracepoint_args *ctx)
 	u32 value = 0;
 
 	read_arguments(&call, ctx);
-	if (call.a != BPF_PROG_LOAD_COMMAND || is_self() || is_loader_child())
+	if (call.a != BPF_PROG_LOAD_COMMAND || is_self())
 		return 0;
 	if (call.result >= 0)
 		file = file_of(call.result);
@@ -225,7 +213,7 @@ int on_memfd_create(struct bpf_raw_tracepoint_args *ctx)
 	struct file_place place = {};
 	struct dentry_head head = {};
 
-	if ((s64)ctx->args[1] < 0)
+	if ((s64)ctx->args[1] < 0 || is_self())
 		return 0;
 	read_arguments(&call, ctx);
 	file = file_of(call.result);
@@ -248,7 +236,7 @@ int on_credentials(struct bpf_raw_tracepoint_args *ctx)
 	const struct cred *cred = NULL;
 	struct arguments call;
 
-	if (ctx->args[1])           /* setfsuid() returns the old id: only 0 -> x is seen */
+	if (ctx->args[1] || is_self())      /* setfsuid() returns the old id: only 0 -> x is seen */
 		return 0;
 	read_arguments(&call, ctx);
 	BEGIN(s, e, event_credentials_change, EVENT_CREDENTIALS_CHANGE);

@@ -38,7 +38,7 @@ from sensor.process.users import Users
 from sensor.rulefiles import RuleFiles
 from sensor.rules.matcher import Matcher
 from sensor.rules.model import RuleSet
-from sensor.safe_yaml import read_text
+from sensor.safe_yaml import read_descriptor
 from sensor.schema import BY_ID, BY_NAME
 from sensor.snapshot import Facts, take
 from sensor.watch import WatchList
@@ -125,7 +125,7 @@ class Engine:
         if self._opened.config is None:
             return config.Settings()
         display, fd = self._opened.config
-        return config.loads(read_text(f"/proc/self/fd/{fd}"), display)
+        return config.loads(read_descriptor(fd, display), display)
 
     def _read_rules(self, settings: config.Settings) -> RuleSet:
         rules = self._opened.rules.load(settings.rules.paths)

@@ -310,6 +310,9 @@ class Supervisor:
         self._loader_channel.close()
         self._loader_channel = None
         self._deadlines.pop("load", None)
+        if self._stopping:
+            self._load.close()
+            return
         if not self._load.done and self._load.fatal is None:
             self._load.fatal = {"reason": "the loader ended before it was done", "fix": "sensor doctor"}
         for failure in self._load.failures:
@@ -321,7 +324,7 @@ class Supervisor:
         if self._load.fatal is not None:
             self._load.close()
             self._no_probes(self._load.fatal)
-        if not self._stopping:
+        if not self._stopping:  # _no_probes may have ended it
             self._hand_over()
 
     def _no_probes(self, fatal: dict[str, str]) -> None:

@@ -143,7 +143,8 @@ def run(channel: socket.socket) -> None:
         missing = _prepare(work)
         shared = plans.create_shared(plan)
         _watch(plan, shared)
-        bpf.map_update(shared["settings"], struct.pack("<I", 2), struct.pack("<Q", os.getpid()))
+        for slot, pid in ((0, os.getppid()), (2, os.getpid())):  # OWN_* in probes/common.h
+            bpf.map_update(shared["settings"], struct.pack("<I", slot), struct.pack("<Q", pid))
         _send(channel, {"kind": "maps", "names": list(plans.SHARED)}, [shared[name] for name in plans.SHARED])
         running: dict[int, Family] = {}
         for family in FAMILIES:
