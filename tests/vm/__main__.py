@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from sensor.errors import HostError
-from tests.vm import host, images, matrix
+from tests.vm import coverage, host, images, matrix
 
 
 def main() -> int:
@@ -22,6 +22,7 @@ def main() -> int:
                         help="a test of --list; repeatable; default $TEST, or all")
     parser.add_argument("--list", action="store_true", help="list the tests and end")
     parser.add_argument("--keep", action="store_true", help="keep the tree that the guests were given")
+    parser.add_argument("--write-coverage", action="store_true", help="write docs/coverage.md from this run")
     parser.add_argument("--jobs", type=int, default=2, help="guests at a time (default 2)")
     parser.add_argument("--overlay", type=Path, action="append", default=[], metavar="DIRECTORY",
                         help="a tree to lay over the guest's root")
@@ -42,6 +43,12 @@ def main() -> int:
     except HostError as error:
         return host.fail(error)
     verdicts, failed = matrix.verdicts(done)
+    page = matrix.coverage_page(done)
+    if options.write_coverage and page:
+        coverage.PATH.write_text(page)
+    elif page and page != (coverage.PATH.read_text() if coverage.PATH.exists() else ""):
+        verdicts += "\ndocs/coverage.md says something else: run with --write-coverage and look at the difference"
+        failed += 1
     for text in [matrix.failures(done), *(report(done) for report in matrix.REPORTS), verdicts]:
         if text:
             print("\n" + text)

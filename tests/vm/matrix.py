@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from tests.vm import images
+from tests.vm import coverage, images
 from tests.vm.host import cache, say
 from tests.vm.machine import Boot, Result, boot_and_run
 
@@ -44,6 +45,8 @@ TESTS = (
               "The live tests; only when named with a kernel, for it takes many minutes.", seconds=1500, kernels=()),
     GuestTest("systemd", "sh systemd.sh", "systemd reaches multi-user and runs a unit.", mode="systemd"),
     GuestTest("fault-crash", "echo c > /proc/sysrq-trigger", "A panic is seen.", expect="Kernel panic"),
+    GuestTest("fault-offset", "sh offset.sh", "A probe that reads at a wrong offset is seen.", seconds=300,
+              kernels=NEWEST, expect="status 1"),
     GuestTest("fault-status", "exit 7", "A failing guest test is seen.", kernels=NEWEST, expect="status 7"),
     GuestTest("fault-taint", "echo 64 > /proc/sys/kernel/tainted", "A tainted kernel is seen.",
               kernels=NEWEST, expect="taint 64"),
@@ -168,6 +171,20 @@ def by_kernel(test: str, title: str, done: dict[Job, Boot]) -> str:
     names = list(dict.fromkeys(name for data in found.values() for name in data))
     rows = [[name, *(str(data.get(name, "-")) for data in found.values())] for name in names]
     return table([[title, *found], *rows])
+
+
+def coverage_page(done: dict[Job, Boot]) -> str:
+    """docs/coverage.md as this run has it; empty where the run was not the whole of it."""
+    data: dict[str, dict[str, Any]] = defaultdict(dict)
+    releases = {}
+    for job, boot in done.items():
+        releases[job.label] = boot.release
+        for test in coverage.TESTS:
+            if test in boot.results and boot.results[test].data:
+                data[job.label][test] = boot.results[test].data
+    if any(set(coverage.TESTS) - set(data[label]) for label in ALL):
+        return ""
+    return coverage.render(data, [releases[label] for label in ALL])
 
 
 REPORTS: tuple[Callable[[dict[Job, Boot]], str], ...] = (

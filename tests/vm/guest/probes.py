@@ -40,6 +40,17 @@ def load() -> list[dict[str, Any]]:
     return messages
 
 
+def disagreements(messages: list[dict[str, Any]]) -> list[str]:
+    """Where the doctor, which loads nothing, promises another hook than the loader could attach."""
+    told = json.loads(subprocess.run(["sensor", "doctor", "--json"], capture_output=True, check=False).stdout)
+    promised = {(event["event"], hook["program"], hook["target"])
+                for event in told["events"] for hook in event["hooks"] if hook["available"]}
+    attached = {(program["event"], program["program"], program["target"])
+                for message in messages if message["kind"] == "family" for program in message["programs"]}
+    return [f"the doctor promises {' '.join(hook)}, the loader could not" for hook in sorted(promised - attached)] + [
+        f"the doctor denies {' '.join(hook)}, the loader could" for hook in sorted(attached - promised) if hook[0]]
+
+
 def main() -> int:
     before = bpf.program_ids()
     kernel = tuple(map(int, platform.release().split(".")[:2]))
@@ -70,6 +81,7 @@ def main() -> int:
     print(f"loaded in {seconds:.1f} s, largest program {verified} verified instructions")
     Path(os.environ.get("VM_DATA", "/dev/null")).write_text(json.dumps(
         {**table, "seconds to load": f"{seconds:.1f}", "most verified instructions": verified}))
+    reasons += disagreements(messages)
     kinds = Counter(message["kind"] for message in messages)
     if kinds["done"] != 1 or not {*before} <= {*bpf.program_ids()}:
         reasons.append(f"the loader's messages: {dict(kinds)}")
