@@ -41,8 +41,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def workloads(pytestconfig: pytest.Config) -> Workloads:
-    return Workloads(pytestconfig.cache.mkdir("workloads"))
+def workloads(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Workloads:
+    cache = getattr(pytestconfig, "cache", None)  # -p no:cacheprovider
+    return Workloads(cache.mkdir("workloads") if cache else tmp_path_factory.mktemp("workloads"))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -16,8 +17,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -190,16 +189,23 @@ def wait_until(check: Callable[[], Any], seconds: float, what: str, pause: float
         time.sleep(pause)
 
 
-def ask(port: int, path: str) -> tuple[int, str]:
-    """HTTP status and body of a path of a metrics server; status 0 where nobody answers."""
+def ask(port: int, path: str, pause: float = 0) -> tuple[int, str]:
+    """HTTP status and body of a path of a metrics server; status 0 where nobody answers.
+
+    The connection is an event itself. A *pause* in seconds before the request lets it arrive, so that
+    the counters in the answer hold still.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
-            return reply.status, reply.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode(errors="replace")
-    except OSError:
+        connection.connect()
+        time.sleep(pause)
+        connection.request("GET", path)
+        reply = connection.getresponse()
+        return reply.status, reply.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException):
         return 0, ""
+    finally:
+        connection.close()
 
 
 class Sensor:
@@ -370,7 +376,7 @@ class Sensor:
 
     def metrics(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         """Samples by name and sorted labels."""
-        status, text = self.probe("/metrics")
+        status, text = ask(self.port, "/metrics", pause=0.1)
         assert status == 200, text
         return {
             (s.name, tuple(sorted(s.labels.items()))): s.value
@@ -384,6 +390,22 @@ class Sensor:
             value
             for (sample, pairs), value in self.metrics().items()
             if sample == name and labels.items() <= dict(pairs).items()
+        )
+
+    def flow(self, **labels: str) -> tuple[float, float, float]:
+        """Events emitted, received, and lost in the kernel, as one scrape has them."""
+        metrics = self.metrics()
+
+        def total(name: str, **more: str) -> float:
+            wanted = {**labels, **more}.items()
+            return sum(
+                value for (sample, pairs), value in metrics.items() if sample == name and wanted <= dict(pairs).items()
+            )
+
+        return (
+            total("sensor_events_emitted_total"),
+            total("sensor_events_received_total"),
+            total("sensor_events_lost_total", stage="kernel_ringbuf"),
         )
 
     # -- its processes --

@@ -12,12 +12,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.live.harness import (
     Sensor,
     Workloads,
+    action,
     children,
     descriptors,
     get,
     of_kind,
     owned_programs,
     status_of,
+    wait_until,
 )
 
 MAP_ARRAY, MAP_RINGBUF = 2, 27
@@ -100,19 +102,22 @@ def test_received_counts_what_the_output_shows(sensor: Sensor, workloads: Worklo
     assert sensor.total("sensor_events_received_total", type="process_exec") >= before + 23
 
 
+def test_sensor_does_not_report_its_own_work(sensor: Sensor) -> None:
+    """Its output, its scrapes and its reads of /proc make no events that would make more output."""
+    own = {sensor.pid, sensor.engine()}
+    _, documents = sensor.watch(lambda: [sensor.probe("/metrics")[0] for _ in range(7)])
+    assert [action(d) for d in documents if get(d, "process.pid") in own and get(d, "event.kind") == "event"] == []
+
+
 def test_nothing_is_lost_in_quiet_times(sensor: Sensor) -> None:
     """Emitted is received, while nobody floods."""
-    end = time.monotonic() + 10
-    while True:
-        emitted = sensor.total("sensor_events_emitted_total")
-        received = sensor.total("sensor_events_received_total")
-        lost = sensor.total("sensor_events_lost_total")
-        if emitted == received + lost:
-            break
-        assert time.monotonic() < end, f"emitted {emitted}, received {received}, lost {lost}"
-        time.sleep(0.2)
+    flow = wait_until(
+        lambda: (now := sensor.flow())[0] == now[1] + now[2] and now, 10, "emitted = received + lost", 0.2
+    )
+    emitted, _, lost = flow
     assert emitted > 0
     assert lost == 0
+    assert sensor.total("sensor_events_lost_total") == 0
 
 
 def test_timestamps_are_the_wall_clock(sensor: Sensor) -> None:
