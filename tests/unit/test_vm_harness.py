@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm import images, machine, matrix
+from tests.vm import coverage, images, machine, matrix
 from tests.vm.machine import Boot
 
 GOOD = "UP 6.12.1 3.5\r\nDATA smoke {\"BTF\": \"yes\"}\r\nTEST smoke 0 9.5 0\r\nEND\r\n"
@@ -135,3 +135,16 @@ def test_guest_that_never_ends_is_killed_at_its_limit(tmp_path: Path, monkeypatc
     assert boot.seconds < 10
     assert "hung" in boot.problem
     assert not initrd.exists()
+
+
+def test_coverage_page_explains_each_gap_or_calls_it_a_defect() -> None:
+    """A declared gap has its reason, another one says that it has none, and facts of one build stay out."""
+    way, other = "dns-query dns write (net)", "file-open create (files)"
+    data = {label: {"smoke": {"BTF": "4 KiB", "uprobe": "yes"}, "probes": {"file_open": "7/7"},
+                    "live": {"seconds until ready": "9", way: "0/14", other: "23/23" if label != "7.2" else "22/23"}}
+            for label in images.KERNELS}
+    page = coverage.render(data, ["5.10.0-46", "6.1.0-50", "6.12.107", "7.2.13"])
+    lines = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| ")}
+    assert "write() on a connected socket" in lines[way]
+    assert lines[other].endswith("| 23/23 | 23/23 | 23/23 | 22/23 | **not explained: a defect** |")
+    assert "BTF" not in lines and "seconds until ready" not in lines

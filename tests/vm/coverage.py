@@ -20,12 +20,12 @@ _HEAD = """\
 
 The sensor ran on Debian's kernels {kernels}, compiled by BCC without kernel headers, while programs did
 a known number of things in every way that they know and printed what they had done. A cell is
-seen/done. Whatever is not complete has its reason.
+seen/done. Whatever is not complete has its reason at the end of the row.
 """
 
 
-def _table(title: str, rows: Mapping[str, Sequence[str]]) -> str:
-    head = ["", *images.KERNELS]
+def _table(title: str, rows: Mapping[str, Sequence[str]], *more: str) -> str:
+    head = ["", *images.KERNELS, *more]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
     return f"\n## {title}\n\n" + "\n".join(lines) + "\n"
@@ -40,12 +40,13 @@ def _rows(test: str, data: Mapping[str, Mapping[str, Any]]) -> dict[str, list[st
 
 
 def _with_reasons(rows: Mapping[str, Sequence[str]], releases: Sequence[str]) -> dict[str, list[str]]:
-    """The live table, each declared gap marked with a number, and under it what the number means."""
-    marked: dict[str, list[str]] = {}
+    """The live table with one more column: why a row is not complete."""
+    out: dict[str, list[str]] = {}
     for name, cells in rows.items():
-        reasons = [known(release).get(name, "") for release in releases]
-        marked[name] = [f"{cell}: {reason}" if reason else cell for cell, reason in zip(cells, reasons, strict=True)]
-    return marked
+        reasons = dict.fromkeys(known(release).get(name, "") for release in releases)
+        lacks = any(cell.split("/")[0] != cell.split("/")[-1] for cell in cells)
+        out[name] = [*cells, "; ".join(filter(None, reasons)) or ("**not explained: a defect**" if lacks else "")]
+    return out
 
 
 def render(data: Mapping[str, Mapping[str, Any]], releases: Sequence[str]) -> str:
@@ -55,6 +56,6 @@ def render(data: Mapping[str, Mapping[str, Any]], releases: Sequence[str]) -> st
         kinds = dict.fromkeys(hook.kind for hook in HOOKS[name] if hook.kind != "tail") if name in HOOKS else ()
         probes[f"{name} ({', '.join(kinds)})"] = cells
     return (_HEAD.format(kernels=", ".join(images.KERNELS))
-            + _table("Event and way: seen/done", _with_reasons(_rows("live", data), releases))
+            + _table("Event and way: seen/done", _with_reasons(_rows("live", data), releases), "why not all")
             + _table("Event and kinds of hook: programs attached", probes)
             + _table("What the kernels offer", _rows("smoke", data)))
