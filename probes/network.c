@@ -271,12 +271,17 @@ LOCAL(on_listen, event_network_listen, EVENT_NETWORK_LISTEN, e->backlog = call.b
 #define DNS_PORT 53
 #define DNS_HEADER 12
 
-static __always_inline int emit_dns(struct arguments *call, const void *address, const void *message, u64 length)
+struct user_iovec {
+	u64 base, length;
+};
+#define PIECES 4            /* of one datagram; a resolver uses one */
+
+static __always_inline int emit_dns(struct arguments *call, const void *address, struct user_iovec *pieces, u64 count)
 {
 	struct endpoint local = {}, remote = {};
 	struct sock *sk;
 	u16 protocol = 0, family = 0;
-	u32 marks = call->flags;
+	u32 marks = call->flags, start;
 
 	sk = sock_of(call->a, &protocol, &family);
 	if (!sk || protocol != IPPROTO_UDP)
@@ -292,20 +297,30 @@ static __always_inline int emit_dns(struct arguments *call, const void *address,
 	BEGIN(s, e, event_dns_query, EVENT_DNS_QUERY);
 	s->flags = marks;
 	FILL(e, &local, &remote, protocol, family, 0, sk);
-	e->query_bytes = length;
-	e->query = put_user_bytes(s, message, length, CAP_DNS_QUERY_QUERY);
+	start = s->length;
+#pragma unroll
+	for (int i = 0; i < PIECES; i++) {
+		if (i < count) {
+			e->query_bytes += pieces[i].length;
+			put_user_bytes(s, (void *)pieces[i].base, pieces[i].length, CAP_DNS_QUERY_QUERY);
+		}
+	}
+	e->query = TEXT_WORD(start, s->length - start);
 	commit(s);
 	return 0;
 }
 
 int on_sendto(struct bpf_raw_tracepoint_args *ctx)
 {
+	struct user_iovec whole[PIECES] = {};
 	struct arguments call;
 
 	if ((s64)ctx->args[1] < DNS_HEADER)
 		return 0;
 	read_arguments(&call, ctx);
-	return emit_dns(&call, (void *)call.e, (void *)call.b, call.result);
+	whole[0].base = call.b;
+	whole[0].length = call.result;
+	return emit_dns(&call, (void *)call.e, whole, 1);
 }
 
 struct user_message {       /* struct user_msghdr, 64-bit */
@@ -314,22 +329,21 @@ struct user_message {       /* struct user_msghdr, 64-bit */
 	u64 iov;
 	u64 iov_length;
 };
-struct user_iovec {
-	u64 base, length;
-};
 
 static __always_inline int emit_message(struct arguments *call, const void *at)
 {
 	struct user_message message = {};
-	struct user_iovec iov = {};
+	struct user_iovec pieces[PIECES] = {};
 
 	if (call->flags & FLAG_COMPAT)      /* struct compat_msghdr lies otherwise */
 		return 0;
 	bpf_probe_read_user(&message, sizeof(message), at);
-	bpf_probe_read_user(&iov, sizeof(iov), (void *)message.iov);
-	if (iov.length < DNS_HEADER)
-		return 0;
-	return emit_dns(call, (void *)message.name, (void *)iov.base, iov.length);
+#pragma unroll
+	for (int i = 0; i < PIECES; i++) {
+		if (i < message.iov_length)
+			bpf_probe_read_user(&pieces[i], sizeof(pieces[i]), (void *)message.iov + i * sizeof(pieces[i]));
+	}
+	return emit_dns(call, (void *)message.name, pieces, message.iov_length);
 }
 
 int on_sendmsg(struct bpf_raw_tracepoint_args *ctx)

@@ -140,6 +140,10 @@ def load_family(family: Family, module: Any, shared: Mapping[str, int], plan: Pl
         result.fds.append(loaded[ROUTER])
         fill_router(loaded[ROUTER], shared, plan)
     for event, hook in family_hooks(family, plan.only()):
+        if not bcc.lib.bpf_function_start(module.module, hook.program.encode()):
+            result.absent.append({"event": event, "program": hook.program, "target": hook.target,
+                                  "reason": "this kernel's tracepoint does not pass what the program needs"})
+            continue
         try:
             if hook.program not in loaded:
                 loaded[hook.program] = _load(bcc, module, hook.program, hook.kind)
