@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +22,6 @@ def missing() -> str | None:
         return "this kernel has no BTF (/sys/kernel/btf/vmlinux)"
     if importlib.util.find_spec("bcc") is None:
         return "this Python has no bcc: install python3-bpfcc and use system site packages"
-    if shutil.which("gcc") is None:
-        return "the workloads need gcc"
     return None
 
 
