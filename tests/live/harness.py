@@ -6,7 +6,6 @@ truth is what a user reads from the output.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import http.client
 import json
@@ -19,7 +18,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,14 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.live.host import DETACH_SECONDS, children, owned_programs, program_ids, status_of, wait_until
+
 Document = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKLOADS = ROOT / "tests" / "workloads"
 CFLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread")
 READY_SECONDS = 60.0
-DETACH_SECONDS = 2.0
 
 
 # --- workloads -----------------------------------------------------------------------------------
@@ -181,16 +181,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def wait_until(check: Callable[[], Any], seconds: float, what: str, pause: float = 0.05) -> Any:
-    """The first true result of *check*."""
-    end = time.monotonic() + seconds
-    while True:
-        if result := check():
-            return result
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(pause)
 
 
 def ask(port: int, path: str, pause: float = 0) -> tuple[int, str]:
@@ -423,84 +413,3 @@ class Sensor:
         pid = wait_until(find, 15, "an engine without root")
         assert isinstance(pid, int)
         return pid
-
-
-def children(pid: int) -> list[int]:
-    """Descendants of a process, direct ones first."""
-    try:
-        direct = [
-            int(word)
-            for task in Path(f"/proc/{pid}/task").iterdir()
-            for word in (task / "children").read_text().split()
-        ]
-    except OSError:
-        return []
-    return direct + [deeper for child in direct for deeper in children(child)]
-
-
-def status_of(pid: int) -> dict[str, str]:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return {}
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def descriptors(pid: int) -> dict[int, str]:
-    """What each descriptor of a process leads to."""
-    found = {}
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            found[int(entry.name)] = os.readlink(entry)
-        except OSError:
-            continue
-    return found
-
-
-# --- programs in the kernel ----------------------------------------------------------------------
-
-_SYS_BPF = 321
-_PROG_GET_NEXT_ID = 11
-
-
-def program_ids() -> Iterator[int]:
-    """Ids of all BPF programs in the kernel, asked from the kernel itself."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    attribute = (ctypes.c_uint32 * 32)()
-    current = 0
-    while True:
-        attribute[0] = current
-        if libc.syscall(_SYS_BPF, _PROG_GET_NEXT_ID, ctypes.byref(attribute), ctypes.sizeof(attribute)) < 0:
-            return
-        current = attribute[1]
-        yield current
-
-
-def owned_programs(pids: Iterable[int]) -> Iterator[int]:
-    """Ids of programs that these processes hold, directly or through a link."""
-    for pid in pids:
-        try:
-            entries = list(Path(f"/proc/{pid}/fdinfo").iterdir())
-        except OSError:
-            continue
-        for entry in entries:
-            try:
-                yield from map(int, re.findall(r"^prog_id:\s*(\d+)", entry.read_text(), re.MULTILINE))
-            except OSError:
-                continue
-
-
-def no_stray_programs(before: Iterable[int]) -> bool:
-    """Within the two seconds that the kernel may take, nothing of ours is left."""
-    wanted = set(before)
-    return bool(wait_until(lambda: not stray_programs(wanted), DETACH_SECONDS, "programs of a dead process gone"))
-
-
-def stray_programs(before: Iterable[int]) -> set[int]:
-    """Programs that were not there before and that no living process holds: what a crash has left behind.
-
-    Somebody else may load programs while the tests run; those have a living owner.
-    """
-    everybody = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    new = set(program_ids()) - set(before)
-    return new - set(owned_programs(everybody)) if new else new

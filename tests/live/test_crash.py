@@ -11,17 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.harness import (
-    DETACH_SECONDS,
-    Sensor,
-    action,
-    children,
-    get,
-    no_stray_programs,
-    owned_programs,
-    program_ids,
-    wait_until,
-)
+from tests.live.harness import Sensor, action, get
+from tests.live.host import DETACH_SECONDS, children, no_stray_programs, owned_programs, program_ids, wait_until
 
 RESTART_SECONDS = 10.0
 

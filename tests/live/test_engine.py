@@ -9,18 +9,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.live.harness import (
-    Sensor,
-    Workloads,
-    action,
-    children,
-    descriptors,
-    get,
-    of_kind,
-    owned_programs,
-    status_of,
-    wait_until,
-)
+from tests.live.harness import Sensor, Workloads, action, get, of_kind
+from tests.live.host import children, descriptors, owned_programs, status_of, wait_until
 
 MAP_ARRAY, MAP_RINGBUF = 2, 27
 

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.live.harness import Sensor, Workloads, action, finish, get, of_kind, wait_until
+from tests.live.harness import Sensor, Workloads, action, finish, get, of_kind
+from tests.live.host import wait_until
 
 FLOOD = 1_000_000
 EXECS = 101

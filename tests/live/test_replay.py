@@ -24,8 +24,8 @@ from tests.live.harness import (
     get,
     parse_line,
     run_command,
-    wait_until,
 )
+from tests.live.host import wait_until
 
 
 def _intrude(place: Path) -> int:

@@ -13,16 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.harness import (
-    Sensor,
-    Workloads,
-    command,
-    environment,
-    no_stray_programs,
-    program_ids,
-    run_command,
-    wait_until,
-)
+from tests.live.harness import Sensor, Workloads, command, environment, run_command
+from tests.live.host import no_stray_programs, program_ids, wait_until
 
 NOBODY = 65534
 

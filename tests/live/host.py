@@ -1,0 +1,104 @@
+"""What the live tests ask of the host: processes by /proc, BPF programs by the kernel's own list."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+DETACH_SECONDS = 2.0
+
+
+def wait_until(check: Callable[[], Any], seconds: float, what: str, pause: float = 0.05) -> Any:
+    """The first true result of *check*."""
+    end = time.monotonic() + seconds
+    while True:
+        if result := check():
+            return result
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(pause)
+
+
+def children(pid: int) -> list[int]:
+    """Descendants of a process, direct ones first."""
+    try:
+        direct = [
+            int(word)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for word in (task / "children").read_text().split()
+        ]
+    except OSError:
+        return []
+    return direct + [deeper for child in direct for deeper in children(child)]
+
+
+def status_of(pid: int) -> dict[str, str]:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    """What each descriptor of a process leads to."""
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found[int(entry.name)] = os.readlink(entry)
+        except OSError:
+            continue
+    return found
+
+
+# --- programs in the kernel ----------------------------------------------------------------------
+
+_SYS_BPF = 321
+_PROG_GET_NEXT_ID = 11
+
+
+def program_ids() -> Iterator[int]:
+    """Ids of all BPF programs in the kernel, asked from the kernel itself."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    attribute = (ctypes.c_uint32 * 32)()
+    current = 0
+    while True:
+        attribute[0] = current
+        if libc.syscall(_SYS_BPF, _PROG_GET_NEXT_ID, ctypes.byref(attribute), ctypes.sizeof(attribute)) < 0:
+            return
+        current = attribute[1]
+        yield current
+
+
+def owned_programs(pids: Iterable[int]) -> Iterator[int]:
+    """Ids of programs that these processes hold, directly or through a link."""
+    for pid in pids:
+        try:
+            entries = list(Path(f"/proc/{pid}/fdinfo").iterdir())
+        except OSError:
+            continue
+        for entry in entries:
+            try:
+                yield from map(int, re.findall(r"^prog_id:\s*(\d+)", entry.read_text(), re.MULTILINE))
+            except OSError:
+                continue
+
+
+def no_stray_programs(before: Iterable[int]) -> bool:
+    """Within the two seconds that the kernel may take, nothing of ours is left."""
+    wanted = set(before)
+    return bool(wait_until(lambda: not stray_programs(wanted), DETACH_SECONDS, "programs of a dead process gone"))
+
+
+def stray_programs(before: Iterable[int]) -> set[int]:
+    """Programs that were not there before and that no living process holds: what a crash has left behind.
+
+    Somebody else may load programs while the tests run; those have a living owner.
+    """
+    everybody = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    new = set(program_ids()) - set(before)
+    return new - set(owned_programs(everybody)) if new else new
