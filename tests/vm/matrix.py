@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -43,6 +44,8 @@ TESTS = (
     GuestTest("live", "python3 live.py", "Workloads' truth against the sensor's events, way by way.", seconds=300),
     GuestTest("pytest", "sh pytest.sh", "The live tests about truth; only when named with a kernel: many minutes.",
               seconds=1200, kernels=()),
+    GuestTest("record", "python3 record.py", "Makes the example recording; runs when asked for with a kernel.",
+              seconds=400, kernels=()),
     GuestTest("systemd", "sh systemd.sh", "systemd reaches multi-user and runs a unit.", mode="systemd"),
     GuestTest("fault-crash", "echo c > /proc/sysrq-trigger", "A panic is seen.", expect="Kernel panic"),
     GuestTest("fault-offset", "sh offset.sh", "A probe that reads at a wrong offset is seen.", seconds=300,
@@ -119,6 +122,7 @@ def run(jobs: Iterable[Job], at_once: int, *, keep: bool = False, overlays: Sequ
                             home / job.name, extra, lambda text: say(f"{job.name}: {text}"))
         bad = [c for t in job.tests if (c := complaint(t, boot))]
         say(f"{job.name}: {'FAILED' if bad else 'ok'} after {boot.seconds:.0f} s")
+        keep_recording(boot, home / f"recording-{job.label}.jsonl.zst")
         return boot
 
     with ThreadPoolExecutor(at_once) as pool:
@@ -126,6 +130,13 @@ def run(jobs: Iterable[Job], at_once: int, *, keep: bool = False, overlays: Sequ
     if not keep:
         images.forget(tree)
     return done
+
+
+def keep_recording(boot: Boot, file: Path) -> None:
+    """Write the recording that the test ``record`` left, if it ran."""
+    if (result := boot.results.get("record")) is not None and result.data:
+        file.write_bytes(base64.b64decode(result.data["recording"]))
+        say(f"recording of {result.data['lines']} lines: {file}")
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
