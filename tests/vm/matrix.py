@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ from tests.vm.machine import Boot, Result, boot_and_run
 
 ALL = tuple(images.KERNELS)
 NEWEST = ALL[-1:]
+_KEEP_LOGS = 2 * 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,9 @@ def run(jobs: Iterable[Job], at_once: int, *, keep: bool = False, overlays: Sequ
         images.kernel(label)
     logs = cache() / "logs"
     logs.mkdir(exist_ok=True)
+    for old in logs.iterdir():
+        if time.time() - old.stat().st_mtime > _KEEP_LOGS:
+            shutil.rmtree(old, ignore_errors=True)
     home = Path(tempfile.mkdtemp(prefix="run-", dir=logs))
     say(f"{len(jobs)} guests, {at_once} at a time; logs in {home}")
     tree = images.payload(home, overlays)
