@@ -41,31 +41,29 @@ static __always_inline u32 name_watched(const char *name)
 	return kinds ? *kinds : 0;
 }
 
-/* 0, WATCH_*, or WATCH_INODE. Over-approximates: user space checks the whole path. */
+/* 0, or WATCH_* bits. Over-approximates by name: user space checks the whole path. */
 static __always_inline u32 is_watched(struct file *file, struct inode *inode)
 {
 	struct file_place place = {};
 	struct dentry_head head = {}, above = {};
 	struct watch_inode id = {};
 	struct super_block *sb = NULL;
-	u32 links = 0, dev = 0;
+	u32 links = 0, dev = 0, found;
 
 	READ(place, &file->f_path);
 	READ(head, &place.dentry->d_parent);
-	if (name_watched((char *)head.name.name) & WATCH_LEAF)
-		return WATCH_LEAF;
 	READ(above, &head.parent->d_parent);
-	if (name_watched((char *)above.name.name) & WATCH_PARENT)
-		return WATCH_PARENT;
+	found = name_watched((char *)head.name.name) & WATCH_LEAF;
+	found |= name_watched((char *)above.name.name) & WATCH_PARENT;
 	READ(links, &inode->i_nlink);
-	if (links < 2)
+	if (!found && links < 2)
 		return 0;
-	/* A hard link has another name; the inode gives it away. */
+	/* Under another path the inode gives it away: a hard link, which has another name, or a bind mount. */
 	READ(id.inode, &inode->i_ino);
 	READ(sb, &inode->i_sb);
 	READ(dev, &sb->s_dev);
 	id.dev = dev;
-	return watch_inodes.lookup(&id) ? WATCH_INODE : 0;
+	return watch_inodes.lookup(&id) ? found | WATCH_INODE : found;
 }
 
 /* An open, as its handler read it, for the one program that decides and makes the record. */
@@ -156,7 +154,7 @@ int emit_open(struct bpf_raw_tracepoint_args *ctx)
 			count_filtered(EVENT_FILE_OPEN);
 			return 0;
 		}
-		if (watched == WATCH_INODE)
+		if (watched & WATCH_INODE)
 			marks |= FLAG_WATCHED_INODE;
 	}
 	if (is_self())

@@ -94,12 +94,6 @@ def _listen(value: str) -> str | None:
     return "needs brackets around the IPv6 address" if address.version == 6 and bare == host else None
 
 
-def _user(value: str) -> str | None:
-    if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", value):
-        return "must be a user name"
-    return "must not be root: the engine reads hostile input" if value == "root" else None
-
-
 def _output(value: str) -> str | None:
     if value in ("auto", "-", "table", "journald"):
         return None
@@ -239,10 +233,6 @@ class Settings:
         "lists them), or to `off`.", check=_hooks)
     engine: Engine = _key(Engine, Engine.__doc__ or "", section=True)
     limits: Limits = _key(Limits, Limits.__doc__ or "", section=True)
-    user: str = _key("sensor", "User that the engine runs as. Where it doesn't exist, `nobody` is taken.",
-                     check=_user)
-    state_dir: str = _key("/var/lib/sensor", "State that outlives a restart.", check=_absolute)
-    run_dir: str = _key("/run/sensor", "Control socket.", check=_absolute)
 
 
 # --- reading -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from sensor.config import Settings
 from sensor.doctor import TRACEFS, Check, Host, kind_fault
+from sensor.privileges import USER
 
 # Bits of a capability set, include/uapi/linux/capability.h.
 CAPABILITIES = {"cap_kill": 5, "cap_setgid": 6, "cap_setuid": 7, "cap_setpcap": 8, "cap_sys_ptrace": 19,
@@ -199,13 +200,13 @@ def metrics_port(host: Host, settings: Settings) -> Iterator[Check]:
 
 
 def engine_user(host: Host, settings: Settings) -> Iterator[Check]:
-    if host.user_exists(settings.user):
-        yield Check("user", "ok", settings.user)
+    if host.user_exists(USER):
+        yield Check("user", "ok", USER)
     else:
-        yield Check("user", "note", f"no user {settings.user}; the engine runs as nobody",
+        yield Check("user", "note", f"no user {USER}; the engine runs as nobody",
                     "a user of its own shares nothing with other services that run as nobody",
                     f"useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "
-                    f"{settings.user}")
+                    f"{USER}")
 
 
 def other_agents(host: Host, settings: Settings) -> Iterator[Check]:

@@ -57,7 +57,7 @@ class Flag(IntFlag):
     FD_EXEC = 1 << 14  # executed by file descriptor (execveat, fexecve)
     IO_URING = 1 << 15  # carried out for io_uring, not by a system call
     TABLE = 1 << 16  # user space: rebuilt from /proc, not seen by a probe
-    WATCHED_INODE = 1 << 17  # a watched file under another name: a hard link gives it away
+    WATCHED_INODE = 1 << 17  # the inode of a watched file, under whatever path it was opened
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,12 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import struct
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -111,6 +113,7 @@ class Supervisor:
         self._load = _Load()
         self._request: control.Request | None = None
         self._plan: Plan | None = None
+        self._work = ""  # the loader's directory
         self._deadlines: dict[str, float] = {}  # name -> monotonic time; see _due
         self._restarts, self._started, self._ready, self._stopping = 0, 0.0, False, False
         self._status = 0
@@ -283,9 +286,11 @@ class Supervisor:
     def _start_loader(self) -> None:
         assert self._plan is not None
         ours, theirs = children.channel_pair()
-        self._loader = children.start("sensor.kernel.loader", theirs)
+        self._work = tempfile.mkdtemp(prefix="sensor-load-")
+        self._loader = children.start("sensor.kernel.loader", theirs, [self._work])
         theirs.close()
-        ours.send(self._plan.dump())
+        with contextlib.suppress(OSError):  # killed already: the end of its channel tells
+            ours.send(self._plan.dump())
         self._generation = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._loader_channel = ours
         self._selector.register(ours, selectors.EVENT_READ, self._from_loader)
@@ -310,6 +315,7 @@ class Supervisor:
         self._loader_channel.close()
         self._loader_channel = None
         self._deadlines.pop("load", None)
+        shutil.rmtree(self._work, ignore_errors=True)  # a loader that was killed leaves it
         if self._stopping:
             self._load.close()
             return

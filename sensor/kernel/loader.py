@@ -131,14 +131,13 @@ def _seed() -> int:
     return fd
 
 
-def run(channel: socket.socket) -> None:
-    """Serve one plan. Errors are sent as ``fatal``."""
+def run(channel: socket.socket, work: Path) -> None:
+    """Serve one plan, with files in *work*, which is removed. Errors are sent as ``fatal``."""
     plan = plans.Plan.load(channel.recv(_PACKET))
     plan.check()
     # Before 5.11 maps count against this limit; where it can't be raised, making a map says so by EPERM.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    work = Path(tempfile.mkdtemp(prefix="sensor-load-"))
     try:
         missing = _prepare(work)
         shared = plans.create_shared(plan)
@@ -165,17 +164,22 @@ def run(channel: socket.socket) -> None:
 
 
 def main() -> None:
-    """Entry point: ``python -m sensor.kernel.loader FD``."""
+    """Entry point: descriptor of the channel, then an empty directory, which the supervisor removes too."""
     channel = socket.socket(fileno=int(sys.argv[1]))
+    work = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(tempfile.mkdtemp(prefix="sensor-load-"))
     try:
-        run(channel)
+        run(channel, work)
     except HostError as error:
-        _send(channel, {"kind": "fatal", "reason": error.reason, "fix": error.fix})
+        _fatal(channel, error.reason, error.fix)
     except (SensorError, OSError) as error:
-        hint = "run as root" if isinstance(error, PermissionError) else ""
-        _send(channel, {"kind": "fatal", "reason": f"{type(error).__name__}: {error}", "fix": hint})
+        _fatal(channel, f"{type(error).__name__}: {error}", "run as root" if isinstance(error, PermissionError) else "")
     sys.stdout.flush()
     os._exit(0)
+
+
+def _fatal(channel: socket.socket, reason: str, fix: str) -> None:
+    with contextlib.suppress(OSError):  # the supervisor is gone, and with it everything that was attached
+        _send(channel, {"kind": "fatal", "reason": reason, "fix": fix})
 
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ class Sensor:
         self.output = Path(output or directory / "events.jsonl")
         self.port = free_port()
         config = directory / "sensor.yaml"
-        config.write_text(f"state_dir: {directory}/state\nrun_dir: {directory}/run\n{settings}")
+        config.write_text(settings)
         self.arguments = [
             *command(
                 "run",

@@ -21,7 +21,7 @@ NOBODY = 65534
 
 def _config(directory: Path, text: str = "") -> Path:
     path = directory / "sensor.yaml"
-    path.write_text(f"state_dir: {directory}/state\nrun_dir: {directory}/run\n{text}")
+    path.write_text(f"# Settings of a test;\n# what matters comes below.\n{text}")
     return path
 
 

@@ -275,14 +275,14 @@ def run(monkeypatch, host, *arguments):
 def test_json_holds_what_the_table_shows(host, monkeypatch, tmp_path):
     """Programs read the same report as people."""
     settings = tmp_path / "s.yaml"
-    settings.write_text("user: probe\n")
+    settings.write_text("events: all\n")
     result = run(monkeypatch, host, "--json", "-c", str(settings))
     assert result.return_value == 0
     report = json.loads(result.output)
     assert report["state"] == "ok"
     assert {event["event"] for event in report["events"]} == set(HOOKS)
     assert all(event["hooks"] for event in report["events"])
-    assert {"name": "user", "state": "ok", "found": "probe", "why": "", "fix": ""} in report["checks"]
+    assert {"name": "user", "state": "ok", "found": "sensor", "why": "", "fix": ""} in report["checks"]
 
 
 def test_essential_lack_ends_with_status_3_and_prints_the_fix(host, monkeypatch, tmp_path):
