@@ -25,6 +25,7 @@ from typing import Any, Literal
 from sensor.config import Settings
 from sensor.errors import HostError
 from sensor.kernel.btf import TYPEDEF, Btf
+from sensor.kernel.headers import uring_completion
 from sensor.kernel.hooks import DISPATCHER, HOOKS, Hook
 from sensor.schema import BY_NAME
 
@@ -215,7 +216,11 @@ def hook_fault(host: Host, hook: Hook) -> str:
         # The tracepoint's prototype is in BTF under this name; tracefs need not be mounted.
         if host.btf is None:
             return "no kernel type information"
-        return "" if host.btf.find(f"btf_trace_{hook.target}", TYPEDEF) else "this kernel has no such tracepoint"
+        if not host.btf.find(f"btf_trace_{hook.target}", TYPEDEF):
+            return "this kernel has no such tracepoint"
+        if hook.target == "io_uring_complete" and not uring_completion(host.btf):
+            return "this kernel's tracepoint names no request"
+        return ""
     if hook.kind in ("uprobe", "kprobe"):
         if fault := kind_fault(host, hook.kind):
             return fault

@@ -57,12 +57,17 @@ def kernel_header(btf: Btf) -> tuple[str, list[str]]:
     return writer.text() + _shapes(btf), writer.missing
 
 
+def uring_completion(btf: Btf) -> str:
+    """How io_uring_complete tells a result: "cqe", "number", or "" where it names no request at all."""
+    passed = btf.tracepoint("io_uring_complete")
+    if len(passed) >= 3 and passed[2] == "io_uring_cqe":  # (ring, request, completion)
+        return "cqe"
+    # (ring, request, user_data, result, ...); 5.10 has (ring, user_data, result)
+    return "number" if len(passed) > 4 else ""
+
+
 def _shapes(btf: Btf) -> str:
     """Macros for tracepoints whose arguments changed over time."""
-    complete = btf.tracepoint("io_uring_complete")
-    if len(complete) < 3:
-        return ""
-    if complete[2] == "io_uring_cqe":  # (ring, request, completion), since 6.14
-        return "#define URING_COMPLETION_IS_CQE 1\n#define HAVE_URING_COMPLETE 1\n"
-    # (ring, request, user_data, result, ...); 5.10 to 5.15 pass no request
-    return "#define HAVE_URING_COMPLETE 1\n" if len(complete) > 4 else ""
+    shape = uring_completion(btf)
+    text = "#define HAVE_URING_COMPLETE 1\n" if shape else ""
+    return text + ("#define URING_COMPLETION_IS_CQE 1\n" if shape == "cqe" else "")

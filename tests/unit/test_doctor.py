@@ -25,11 +25,14 @@ from sensor.kernel.hooks import DISPATCHER, HOOKS
 REAL_BCC = {"file": "/usr/lib/python3/dist-packages/bcc/__init__.py", "real": True, "version": "0.26.0"}
 
 
-def btf(*names: tuple[str, int]) -> bytes:
-    """Kernel type information that holds only these names."""
-    strings, types = b"\0", b""
+def btf(*names: tuple[str, int], completion: int = 7) -> bytes:
+    """Kernel type information that holds only these names; io_uring_complete passes *completion* arguments."""
+    func_proto, pointer, parameters = 13, 2, completion + 1
+    strings = b"\0"
+    types = struct.pack("<III", 0, func_proto << 24 | parameters, 0) + bytes(8 * parameters)
+    types += struct.pack("<III", 0, pointer << 24, 1)
     for name, kind in names:
-        types += struct.pack("<III", len(strings), kind << 24, 0)
+        types += struct.pack("<III", len(strings), kind << 24, 2 if name == "btf_trace_io_uring_complete" else 0)
         strings += name.encode() + b"\0"
     return struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings)) + types + strings
 
@@ -168,6 +171,15 @@ def test_event_without_a_tracepoint_is_reported_blind_with_the_reason(host):
     assert not exit_event.seen
     assert exit_event.hooks[0].reason == "this kernel has no such tracepoint"
     assert report.state == "warning"
+
+
+def test_completion_without_request_carries_nothing(host):
+    """5.10's io_uring_complete passes (ring, user_data, result): of what request, nobody knows."""
+    host.path("/sys/kernel/btf/vmlinux").write_bytes(btf(*ALL_TYPES, completion=3))
+    events = {event.event: event for event in examine(host, Settings()).events}
+    reasons = {hook.program: hook.reason for hook in events["file_open"].hooks}
+    assert reasons.pop("on_uring_open") == "this kernel's tracepoint names no request"
+    assert not any(reasons.values())
 
 
 def test_every_syscall_event_is_blind_without_the_dispatcher(host):
