@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from sensor import children, control
 from sensor.errors import UsageError
 from sensor.kernel import bpf
 from sensor.kernel.plan import Plan, possible_cpus
+from sensor.loaded import Load
 
 ENGINE_SILENT_SECONDS = 30.0
 LOAD_SECONDS = 120.0
@@ -37,56 +37,6 @@ STATISTICS_SECONDS = 10.0
 BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
 HEALTHY_SECONDS = 600.0  # after which the back-off begins anew
 STATUS_USAGE, STATUS_HOST = 2, 3
-
-
-@dataclass(slots=True)
-class _Load:
-    """What one run of the loader brought. ``fds`` keeps everything attached."""
-
-    fds: list[int] = field(default_factory=list)
-    seed: list[int] = field(default_factory=list)  # /proc as it was when the probes were attached
-    maps: dict[str, int] = field(default_factory=dict)
-    programs: list[dict[str, Any]] = field(default_factory=list)
-    program_fds: dict[int, int] = field(default_factory=dict)  # program id -> descriptor
-    failures: list[dict[str, Any]] = field(default_factory=list)
-    absent: list[dict[str, Any]] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    fatal: dict[str, str] | None = None
-    done: bool = False
-
-    def take(self, message: dict[str, Any], fds: list[int]) -> None:
-        """Add one message of the loader."""
-        kind = message["kind"]
-        if kind == "maps":
-            self.maps = dict(zip(message["names"], fds, strict=True))
-        elif kind == "family":
-            self.fds += fds
-            self.programs += message["programs"]
-            self.failures += message["failures"]
-            self.absent += message["absent"]
-            self._find_programs(fds)
-        elif kind == "seed":
-            self.seed = fds
-        elif kind == "failed":
-            self.failures.append({"event": "", "program": message["name"], "target": "family",
-                                  "reason": message["reason"], "log": message.get("log", "")})
-        elif kind == "fatal":
-            self.fatal = {"reason": message["reason"], "fix": message["fix"]}
-        elif kind == "done":
-            self.missing, self.done = message["missing"], True
-
-    def _find_programs(self, fds: list[int]) -> None:
-        for fd in fds:
-            # Links and perf events are among them; asking those for program facts gives other facts.
-            if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:bpf-prog":
-                self.program_fds[bpf.program_info(fd).id] = fd
-
-    def close(self) -> None:
-        """Detach and unload everything."""
-        for fd in (*self.fds, *self.seed, *self.maps.values()):
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self.fds, self.seed, self.maps, self.program_fds, self.programs = [], [], {}, {}, []
 
 
 class Supervisor:
@@ -110,10 +60,10 @@ class Supervisor:
         self._engine_channel: socket.socket | None = None
         self._loader: Any = None
         self._loader_channel: socket.socket | None = None
-        self._load = _Load()
+        self._load = Load()
         self._request: control.Request | None = None
         self._plan: Plan | None = None
-        self._work = ""  # the loader's directory
+        self._work, self._late = "", False  # the loader's directory; whether it took too long
         self._deadlines: dict[str, float] = {}  # name -> monotonic time; see _due
         self._restarts, self._started, self._ready, self._stopping = 0, 0.0, False, False
         self._status = 0
@@ -320,7 +270,7 @@ class Supervisor:
             self._load.close()
             return
         if not self._load.done and self._load.fatal is None:
-            self._load.fatal = {"reason": "the loader ended before it was done", "fix": "sensor doctor"}
+            self._unfinished()
         for failure in self._load.failures:
             self._say(f"probe {failure['program']} ({failure['target']}) failed: {failure['reason']}\n"
                       f"{failure.get('log', '')}")
@@ -333,6 +283,17 @@ class Supervisor:
         if not self._stopping:  # _no_probes may have ended it
             self._hand_over()
 
+    def _unfinished(self) -> None:
+        """The loader ended early. After a time-out what is loaded is kept, if the process probes are among it."""
+        loaded = {program["family"] for program in self._load.programs}
+        if not self._late or "process" not in loaded:
+            self._load.fatal = {"reason": "the loader ended before it was done", "fix": "sensor doctor"}
+            return
+        assert self._plan is not None
+        self._load.failures += [{"event": "", "program": name, "target": "family", "reason": "not loaded in time"}
+                                for name in self._plan.families if name not in loaded]
+        self._load.done = True
+
     def _no_probes(self, fatal: dict[str, str]) -> None:
         fix = f"\n  fix: {fatal['fix']}" if fatal["fix"] else ""
         if self._stay:
@@ -343,6 +304,7 @@ class Supervisor:
 
     def _load_late(self) -> None:
         self._say(f"loading took more than {LOAD_SECONDS:.0f} s and was ended")
+        self._late = True
         self._kill(self._loader)
 
     # --- the end ------------------------------------------------------------------------------

@@ -1,0 +1,100 @@
+"""What the supervisor makes of its children's messages, without children."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sensor import control
+from sensor.kernel.plan import Plan
+from sensor.supervisor import STATUS_HOST, STATUS_USAGE, Supervisor
+
+PLAN = Plan((4096, 4096), ("process", "syscall", "file"), 32 << 20, 2)
+
+
+@pytest.fixture
+def supervisor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    """A supervisor that has asked its loader, whose engine and channels are absent."""
+    made = Supervisor(["{}"], None, [], lambda _line: None, stay=False)
+    monkeypatch.setattr(made, "_hand_over", lambda: None)
+    made._plan = PLAN
+    yield made
+    made._selector.close()
+
+
+def finish(made: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the loader's channel, as the selector tells it."""
+    monkeypatch.setattr(made, "_loader_channel", type("Channel", (), {"close": staticmethod(lambda: None)})())
+    monkeypatch.setattr(made._selector, "unregister", lambda _channel: None)
+    made._loaded()
+
+
+def family(name: str) -> dict[str, object]:
+    """A family's report."""
+    return {"kind": "family", "name": name, "failures": [], "absent": [],
+            "programs": [{"family": name, "event": "", "program": "on_x", "target": "x", "id": 1}]}
+
+
+def test_a_late_load_keeps_the_families_that_are_there(
+        supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A time-out on an overloaded host costs the families that were not done, not all of them."""
+    supervisor._load.take(family("process"), [])
+    supervisor._load_late()
+    finish(supervisor, monkeypatch)
+    assert supervisor._load.fatal is None
+    assert [failure["program"] for failure in supervisor._load.failures] == ["syscall", "file"]
+    assert "not loaded in time" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_load_without_process_probes_ends_with_3(
+        supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
+    """The process table is built from them: without them nothing else makes sense."""
+    supervisor._load.take(family("file"), [])
+    supervisor._late = late
+    finish(supervisor, monkeypatch)
+    assert supervisor._status == STATUS_HOST
+    assert supervisor._load.programs == []
+
+
+def test_a_killed_loader_is_not_taken_for_a_slow_one(
+        supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a load that nobody timed out is refused whole."""
+    supervisor._load.take(family("process"), [])
+    finish(supervisor, monkeypatch)
+    assert supervisor._status == STATUS_HOST
+
+
+def test_a_plan_out_of_bounds_ends_with_2(supervisor: Supervisor, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the engine asks for is checked; the message names the setting."""
+    request = control.Request((4096, 3000), 32 << 20, ("process",))
+    supervisor._on_plan(request.pack())
+    assert supervisor._status == STATUS_USAGE
+    assert "ring size" in capsys.readouterr().err
+
+
+def test_passive_mode_stays_up_under_a_service_manager(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A daemon without probes says why, and is no crash loop."""
+    made = Supervisor(["{}"], None, [], lambda _line: None, stay=True)
+    handed: list[bool] = []
+    monkeypatch.setattr(made, "_hand_over", lambda: handed.append(True))
+    made._plan = PLAN
+    made._load.take({"kind": "fatal", "reason": "no BTF", "fix": "another kernel"}, [])
+    finish(made, monkeypatch)
+    assert handed == [True]
+    assert made._status == 0
+    assert "passive" in capsys.readouterr().err
+
+
+def test_descriptors_are_closed_when_the_load_is_let_go(supervisor: Supervisor) -> None:
+    """Detaching is closing: none of the descriptors survives it."""
+    read, write = os.pipe()
+    supervisor._load.take({"kind": "maps", "names": ["counters"]}, [read])
+    supervisor._load.fds.append(write)
+    supervisor._detach()
+    for fd in (read, write):
+        assert not Path(f"/proc/self/fd/{fd}").exists()
