@@ -6,8 +6,9 @@ import os
 import re
 from collections.abc import Callable, Iterator
 
+from sensor.carriers import kind_fault
 from sensor.config import Settings
-from sensor.doctor import TRACEFS, Check, Host, kind_fault
+from sensor.host import TRACEFS, Check, Host
 from sensor.privileges import USER
 
 # Bits of a capability set, include/uapi/linux/capability.h.

@@ -14,7 +14,9 @@ from sensor.outputs.terminal import terminal_safe
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sensor.doctor import Carried, Check, Report
+    from sensor.carriers import Carried
+    from sensor.doctor import Report
+    from sensor.host import Check
 
 _LACKING = 3
 _STYLE = {"ok": "green", "note": "cyan", "warning": "yellow", "missing": "bold red"}
@@ -27,9 +29,10 @@ _STYLE = {"ok": "green", "note": "cyan", "warning": "yellow", "missing": "bold r
 def command(config: Path | None, as_json: bool) -> int:
     """Say what this host offers and what is missing. Changes nothing. Status 3: `run` can't work here."""
     from sensor import config as configuration
-    from sensor.doctor import Host, examine
+    from sensor import host
+    from sensor.doctor import examine
 
-    report = examine(Host(), configuration.load(config))
+    report = examine(host.Host(), configuration.load(config))
     if as_json:
         click.echo(json.dumps(report.plain(), indent=2))
     else:

@@ -15,10 +15,12 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from sensor import doctor
+from sensor import host as hosts
+from sensor.carriers import FUNC
 from sensor.cli import doctor as command
 from sensor.config import Settings, loads
-from sensor.doctor import FUNC, Host, examine, port_fault, probe_bcc
+from sensor.doctor import examine
+from sensor.host import Host, port_fault, probe_bcc
 from sensor.kernel.btf import TYPEDEF
 from sensor.kernel.hooks import DISPATCHER, HOOKS
 
@@ -280,7 +282,7 @@ def test_port_that_is_taken_is_told_from_one_that_is_free():
 
 
 def run(monkeypatch, host, *arguments):
-    monkeypatch.setattr(doctor, "Host", lambda: host)
+    monkeypatch.setattr(hosts, "Host", lambda: host)
     return CliRunner().invoke(command.command, list(arguments), standalone_mode=False)
 
 
