@@ -35,23 +35,25 @@ class Ring:
         self._producer = memoryview(self._producer_map)[:8].cast("Q")
         self._data = memoryview(self._producer_map)[page:]
         self._words = self._data.cast("I")
+        self._position = self._consumer[0]  # read up to here; freed up to the consumer's position
 
     def pending(self) -> int:
         """Bytes that producers have claimed and nobody has read."""
-        return int(self._producer[0] - self._consumer[0])
+        return int(self._producer[0] - self._position)
 
     def producer(self) -> int:
         """The producers' position now: a bound for :meth:`read`."""
         return int(self._producer[0])
 
     def read(self, until: int, limit: int) -> list[bytes]:
-        """Copy out the finished records before position *until*, at most *limit*, and free their space.
+        """Copy out the finished records before position *until*, at most *limit*.
 
+        Their space is freed by :meth:`release`: whoever dies before it leaves them to the next reader.
         Stops at the first record that a producer has not finished. A length that can't be
         (beyond the claimed bytes) can only come from a corrupt ring; everything claimed is
         then given back and :class:`CorruptRing` raised, so that reading goes on behind it.
         """
-        position, words, data, mask = self._consumer[0], self._words, self._data, self.size - 1
+        position, words, data, mask = self._position, self._words, self._data, self.size - 1
         records: list[bytes] = []
         until = min(until, self._producer[0])
         while position < until and len(records) < limit:
@@ -61,13 +63,17 @@ class Ring:
                 break
             length = word & _LENGTH
             if length > until - position:
-                self._consumer[0] = until
+                self._position = until
                 raise CorruptRing(f"record of {length} bytes with {until - position} claimed")
             if not word & _DISCARD:
                 records.append(bytes(data[offset + _HEADER:offset + _HEADER + length]))
             position += (length + _HEADER + 7) & ~7
-        self._consumer[0] = position
+        self._position = position
         return records
+
+    def release(self) -> None:
+        """Free the space of all that was read."""
+        self._consumer[0] = self._position
 
     def close(self) -> None:
         """Unmap the pages."""

@@ -32,7 +32,12 @@ class Stream:
         self.backlog = False  # the last batch left records behind
 
     def batch(self) -> list[Record]:
-        """Records by time; empty where there are none. Undecodable ones are counted by reason."""
+        """Records by time; empty where there are none. Undecodable ones are counted by reason.
+
+        Frees the space of the batch before: a batch that kills the engine is there for the next one.
+        """
+        for ring in self.rings:
+            ring.release()
         bounds = [ring.producer() for ring in reversed(self.rings)]
         records: list[Record] = []
         self.backlog = False

@@ -56,9 +56,23 @@ def test_records_come_in_order_and_free_their_space(made: HandMadeRing) -> None:
     made.put(b"one")
     made.put(b"twotwotwo")
     assert ring.read(ring.producer(), 100) == [b"one", b"twotwotwo"]
-    assert made.consumed() == made.position and ring.pending() == 0
+    assert made.consumed() == 0
+    ring.release()
+    assert made.consumed() == made.position
+    assert ring.pending() == 0
     assert ring.read(ring.producer(), 100) == []
     ring.close()
+
+
+def test_what_was_read_and_not_released_is_there_for_the_next_reader(made: HandMadeRing) -> None:
+    """An engine that dies over a batch loses none of it."""
+    first = Ring(made.fd, SIZE)
+    made.put(b"one")
+    assert first.read(first.producer(), 100) == [b"one"]
+    first.close()
+    second = Ring(made.fd, SIZE)
+    assert second.read(second.producer(), 100) == [b"one"]
+    second.close()
 
 
 def test_an_unfinished_record_stops_the_reader(made: HandMadeRing) -> None:
@@ -68,6 +82,7 @@ def test_an_unfinished_record_stops_the_reader(made: HandMadeRing) -> None:
     made.put(b"busy", flags=1 << 31)
     made.put(b"three")
     assert ring.read(ring.producer(), 100) == [b"one"]
+    ring.release()
     assert made.consumed() == 16
     ring.close()
 
@@ -115,5 +130,6 @@ def test_any_sequence_survives_the_wrap(rounds: list[list[bytes]]) -> None:
         for data in burst:
             made.put(data)
         assert ring.read(ring.producer(), 1000) == burst
+        ring.release()
     ring.close()
     os.close(made.fd)
