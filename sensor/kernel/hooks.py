@@ -10,9 +10,6 @@ from dataclasses import dataclass
 
 from sensor.schema import BY_NAME
 
-#: Families in loading order: (name, ring index, offset mask and slack of its scratch record).
-#: A flood of file events must not push out process events, so those have ring 0 to themselves.
-
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -27,6 +24,7 @@ class Family:
     part_of: str = ""  # the settings know it by this name
 
 
+#: In loading order. A flood of file events must not push out process events: those have ring 0 to themselves.
 FAMILIES: tuple[Family, ...] = (
     Family("process", 0, 16383, 8192),
     Family("syscall", 1, 255, 256),
