@@ -32,10 +32,13 @@ KERNELS = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", "7.2": "sid"
 MODULES = ("virtio_pci", "virtio_blk", "overlay")
 ROOT_SUITE, ROOT_PYTHON = "bookworm", "3.11"
 ROOT_PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "python3-bpfcc", "python3-psutil",
-                 "python3-yaml", "iproute2", "kmod", "procps", "bpftool", "util-linux", "adduser")
+                 "python3-yaml", "iproute2", "kmod", "procps", "bpftool", "util-linux", "adduser",
+                 "make", "python3-venv")  # the last two for `make install`
+#: Where the wheels' disk holds them as files: PIP_FIND_LINKS of a guest.
+WHEELHOUSE = ".wheels"
 #: What of the checkout a guest gets, as /opt/sensor.
 SHIPPED = ("sensor", "probes", "rules", "systemd", "tests/conftest.py", "tests/live", "tests/workloads",
-           "pyproject.toml")
+           "pyproject.toml", "Makefile", "tools", "README.md", "LICENSE", "LICENSES")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,17 +164,21 @@ def root() -> Path:
 def _build_wheels(needs: Sequence[str], work: Path) -> Path:
     say("fetching the sensor's wheels for the guests")
     platforms = [f"--platform={tag}_x86_64" for tag in ("manylinux2014", "manylinux_2_28", "manylinux_2_34")]
-    run([sys.executable, "-m", "pip", "install", "-q", "--target", str(work / "tree"), "--only-binary=:all:",
-         f"--python-version={ROOT_PYTHON}", "--implementation=cp", *platforms, *needs])
+    chosen = ["--only-binary=:all:", f"--python-version={ROOT_PYTHON}", "--implementation=cp", *platforms, *needs]
+    files = work / "tree" / WHEELHOUSE
+    run([sys.executable, "-m", "pip", "download", "-q", "--dest", str(files), *chosen])
+    run([sys.executable, "-m", "pip", "install", "-q", "--target", str(work / "tree"), "--no-index",
+         f"--find-links={files}", *chosen])
     return _disk(work / "tree", work / "wheels.ext4", spare=0)
 
 
 def wheels() -> Path:
-    """A read-only disk with what pyproject.toml asks for."""
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    """A read-only disk with what pyproject.toml asks for: installed, and as files for `make install`."""
+    declared = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    project = declared["project"]
     tests = [need for need in project["optional-dependencies"]["test"] if not need.startswith("pyarrow")]  # 150 MB
-    needs = [*project["dependencies"], *tests]
-    return _cached(cache() / f"wheels-{_digest(ROOT_PYTHON, sorted(needs))}.ext4",
+    needs = [*project["dependencies"], *tests, *declared["build-system"]["requires"]]
+    return _cached(cache() / f"wheels-{_digest(ROOT_PYTHON, WHEELHOUSE, sorted(needs))}.ext4",
                    lambda work: _build_wheels(needs, work))
 
 
