@@ -58,23 +58,29 @@ def source(family: Family, probes: Path) -> str:
 
 
 def build(family: Family, probes: Path, include: Path, cpus: int, shared: Mapping[str, int]) -> Any:
-    """Compile a family and put the shared maps behind its placeholders.
-
-    BCC can't be given a map. But a program names its maps by descriptor number until the
-    kernel loads it, so the shared map takes over the placeholder's number.
-    """
+    """Compile a family and put the shared maps behind its placeholders."""
     bcc = import_bcc()
     flags = [f"-I{include}", f"-I{probes}", f"-DNR_CPUS={cpus}", f"-DRING_INDEX={family.ring}",
              f"-DRING_OFFSET_MASK={family.mask}", f"-DRING_SLACK={family.slack}",
              f"-DLINUX_VERSION_CODE={kernel_version_code()}", *_QUIET]
     module = bcc.BPF(text=source(family, probes), cflags=flags)
+    share(family, module, shared)
+    return module
+
+
+def share(family: Family, module: Any, shared: Mapping[str, int]) -> None:
+    """Put the shared maps behind a family's placeholders; what is loaded from now on uses them.
+
+    BCC can't be given a map. But a program names its maps by descriptor number until the
+    kernel loads it, so the shared map takes over the placeholder's number.
+    """
+    bcc = import_bcc()
     names = {"ring": ("ring_process", "ring_events")[family.ring],
              **{name: name for name in shared if not name.startswith("ring_")}}
     for table, name in names.items():
         placeholder = bcc.lib.bpf_table_fd(module.module, table.encode())
         if placeholder >= 0:
             os.dup2(shared[name], placeholder, inheritable=False)
-    return module
 
 
 def _load(bcc: Any, module: Any, program: str, kind: str) -> int:
