@@ -33,7 +33,7 @@ MODULES = ("virtio_pci", "virtio_blk", "overlay")
 ROOT_SUITE, ROOT_PYTHON = "bookworm", "3.11"
 ROOT_PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "python3-bpfcc", "python3-psutil",
                  "python3-yaml", "iproute2", "kmod", "procps", "bpftool", "util-linux", "adduser",
-                 "make", "python3-venv")  # the last two for `make install`
+                 "bpftrace", "make", "python3-venv")  # the last two for `make install`
 #: Where the wheels' disk holds them as files: PIP_FIND_LINKS of a guest.
 WHEELHOUSE = ".wheels"
 #: What of the checkout a guest gets, as /opt/sensor.
