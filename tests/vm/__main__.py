@@ -20,6 +20,9 @@ def main() -> int:
                         help=f"one of {', '.join(kernels)}; repeatable; default $KERNEL, or all")
     parser.add_argument("--test", action="append", choices=names, metavar="NAME",
                         help="a test of --list; repeatable; default $TEST, or all")
+    parser.add_argument("--root", action="append", choices=images.ROOTS, metavar="SUITE", default=[],
+                        help=f"suite of the root image: one of {', '.join(images.ROOTS)}; repeatable; default "
+                             "what each test names, of all")
     parser.add_argument("--list", action="store_true", help="list the tests and end")
     parser.add_argument("--keep", action="store_true", help="keep the tree that the guests were given")
     parser.add_argument("--write-coverage", action="store_true", help="write docs/coverage.md from this run")
@@ -29,13 +32,14 @@ def main() -> int:
     parser.add_argument("--append", default="", metavar="ARGUMENTS", help="more kernel arguments")
     options = parser.parse_args()
     if options.list:
-        print(matrix.table([[t.name, t.mode, " ".join(t.kernels), t.doc] for t in matrix.TESTS]))
+        print(matrix.table([[t.name, t.mode, " ".join([*t.kernels, *map("/".join, t.also)]), t.doc]
+                            for t in matrix.TESTS]))
         return 0
     chosen = [options.kernel or os.environ.get("KERNEL", "").split(),
               options.test or os.environ.get("TEST", "").split()]
     if unknown := {*chosen[0]} - {*kernels} | {*chosen[1]} - {*names}:
         parser.error(f"no such kernel or test: {' '.join(sorted(unknown))}")
-    jobs = matrix.plan(*chosen)
+    jobs = matrix.plan(*chosen, options.root)
     try:
         host.ensure_host_packages()
         done = matrix.run(jobs, options.jobs, keep=options.keep, overlays=options.overlay,

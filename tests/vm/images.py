@@ -30,10 +30,14 @@ GUEST = Path(__file__).parent / "guest"
 KERNELS = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", "7.2": "sid"}
 #: Disk drivers are modules in 5.10 and 6.1 and built in later; overlay is a module everywhere.
 MODULES = ("virtio_pci", "virtio_blk", "overlay")
-ROOT_SUITE, ROOT_PYTHON = "bookworm", "3.11"
+#: Suites that a root image is made of: each has another BCC and another Python. Not bullseye: its
+#: Python is 3.9, and the sensor needs 3.10.
+ROOTS = ("bookworm", "trixie", "sid")
+ROOT_SUITE = ROOTS[0]
 ROOT_PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "python3-bpfcc", "python3-psutil",
-                 "python3-yaml", "iproute2", "kmod", "procps", "bpftool", "util-linux", "adduser",
-                 "bpftrace", "make", "python3-venv")  # the last two for `make install`
+                 "python3-yaml", "iproute2", "kmod", "procps", "bpftool", "util-linux", "adduser")
+#: What only the usual root has: for `make install`, and a co-tenant for the probes.
+MORE_PACKAGES = ("make", "python3-venv", "bpftrace")
 #: Where the wheels' disk holds them as files: PIP_FIND_LINKS of a guest.
 WHEELHOUSE = ".wheels"
 #: What of the checkout a guest gets, as /opt/sensor.
@@ -140,31 +144,43 @@ def _disk(tree: Path, image: Path, spare: int) -> Path:
     return image
 
 
-def _build_root(work: Path) -> Path:
+def _packages(suite: str) -> tuple[str, ...]:
+    return (*ROOT_PACKAGES, *(MORE_PACKAGES if suite == ROOT_SUITE else ()))
+
+
+def _build_root(suite: str, work: Path) -> Path:
     if os.geteuid():
         raise HostError("building the root image needs root", fix=f"sudo {sys.executable} -m tests.vm --list")
-    say(f"building the {ROOT_SUITE} root image")
+    say(f"building the {suite} root image")
     drop = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale", "info")]
-    tree = work / "tree"
+    tree, out = work / "tree", work / "out"
     run(["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase",
          '--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"',
-         f"--include={','.join(ROOT_PACKAGES)}", *drop,
+         f"--include={','.join(_packages(suite))}", *drop,
          "--customize-hook=echo sensor-vm > $1/etc/hostname",
          "--customize-hook=chroot $1 passwd -d root",
-         "--customize-hook=rm -rf $1/var/lib/apt/lists/* $1/var/cache/apt/*.bin", ROOT_SUITE, str(tree),
-         *source_lines([ROOT_SUITE])])
-    return _disk(tree, work / "root.ext4", spare=400)
+         "--customize-hook=rm -rf $1/var/lib/apt/lists/* $1/var/cache/apt/*.bin", suite, str(tree),
+         *source_lines([suite])])
+    out.mkdir()
+    _disk(tree, out / "disk.ext4", spare=400)
+    # sid's Python changes: the wheels must be for the one that this image has.
+    (out / "python").write_text(os.readlink(tree / "usr" / "bin" / "python3").removeprefix("python"))
+    return out
 
 
-def root() -> Path:
+def _root(suite: str) -> Path:
+    return _cached(cache() / f"root-{suite}-{_digest(_packages(suite))}", lambda work: _build_root(suite, work))
+
+
+def root(suite: str = ROOT_SUITE) -> Path:
     """The guests' root disk: never written, qemu keeps changes in a throw-away file."""
-    return _cached(cache() / f"root-{ROOT_SUITE}-{_digest(ROOT_PACKAGES)}.ext4", _build_root)
+    return _root(suite) / "disk.ext4"
 
 
-def _build_wheels(needs: Sequence[str], work: Path) -> Path:
-    say("fetching the sensor's wheels for the guests")
+def _build_wheels(python: str, needs: Sequence[str], work: Path) -> Path:
+    say(f"fetching the sensor's wheels for Python {python}")
     platforms = [f"--platform={tag}_x86_64" for tag in ("manylinux2014", "manylinux_2_28", "manylinux_2_34")]
-    chosen = ["--only-binary=:all:", f"--python-version={ROOT_PYTHON}", "--implementation=cp", *platforms, *needs]
+    chosen = ["--only-binary=:all:", f"--python-version={python}", "--implementation=cp", *platforms, *needs]
     files = work / "tree" / WHEELHOUSE
     run([sys.executable, "-m", "pip", "download", "-q", "--dest", str(files), *chosen])
     run([sys.executable, "-m", "pip", "install", "-q", "--target", str(work / "tree"), "--no-index",
@@ -172,14 +188,15 @@ def _build_wheels(needs: Sequence[str], work: Path) -> Path:
     return _disk(work / "tree", work / "wheels.ext4", spare=0)
 
 
-def wheels() -> Path:
+def wheels(suite: str = ROOT_SUITE) -> Path:
     """A read-only disk with what pyproject.toml asks for: installed, and as files for `make install`."""
     declared = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     project = declared["project"]
     tests = [need for need in project["optional-dependencies"]["test"] if not need.startswith("pyarrow")]  # 150 MB
+    python = (_root(suite) / "python").read_text()
     needs = [*project["dependencies"], *tests, *declared["build-system"]["requires"]]
-    return _cached(cache() / f"wheels-{_digest(ROOT_PYTHON, WHEELHOUSE, sorted(needs))}.ext4",
-                   lambda work: _build_wheels(needs, work))
+    return _cached(cache() / f"wheels-{_digest(python, WHEELHOUSE, sorted(needs))}.ext4",
+                   lambda work: _build_wheels(python, needs, work))
 
 
 def busybox() -> Path:

@@ -92,10 +92,11 @@ def judge(boot: Boot, console: str, ended: bool, timed_out: bool) -> str:
     return taint or ("" if ended else "the report stops early")
 
 
-def command(kernel: images.Kernel, initrd: Path, report: Path, mode: str, extra: str) -> list[str]:
-    """qemu's command line."""
+def command(kernel: images.Kernel, initrd: Path, report: Path, mode: str, extra: str,
+            suite: str = images.ROOT_SUITE) -> list[str]:
+    """qemu's command line. *suite* names the root image."""
     init = "vminit=/lib/systemd/systemd" if mode == "systemd" else ""
-    disks = [(images.root(), "snapshot=on"), (images.wheels(), "snapshot=on")]
+    disks = [(images.root(suite), "snapshot=on"), (images.wheels(suite), "snapshot=on")]
     drives = [word for path, option in disks
               for word in ("-drive", f"file={path},format=raw,if=virtio,{option},file.locking=off")]
     # A killed harness must not leave a guest behind that nobody watches.
@@ -108,10 +109,12 @@ def command(kernel: images.Kernel, initrd: Path, report: Path, mode: str, extra:
 
 
 def boot_and_run(label: str, mode: str, tests: Sequence[tuple[str, int, str]], tree: Path, work: Path,
-                 extra: str = "", progress: Callable[[str], None] = lambda _: None) -> Boot:
+                 extra: str = "", progress: Callable[[str], None] = lambda _: None,
+                 suite: str = images.ROOT_SUITE) -> Boot:
     """Boot kernel *label*, run *tests* (name, seconds, shell command) in it and return how it went.
 
-    *mode* is ``init`` or ``systemd``. *work* gets console.log, report.log and the qemu command.
+    *mode* is ``init`` or ``systemd``; *extra* are more kernel arguments; *suite* is that of the root image.
+    *work* gets console.log, report.log and the qemu command.
     """
     work.mkdir(parents=True, exist_ok=True)
     boot = Boot(label, mode, work / "console.log")
@@ -119,7 +122,7 @@ def boot_and_run(label: str, mode: str, tests: Sequence[tuple[str, int, str]], t
     run_list = "".join(f"{name} {limit} {shell}\n" for name, limit, shell in tests)
     initrd, report = images.initrd(chosen, tree, run_list, work), work / "report.log"
     report.write_text("")
-    words = command(chosen, initrd, report, mode, extra)
+    words = command(chosen, initrd, report, mode, extra, suite)
     (work / "command.txt").write_text(" ".join(f"'{w}'" if " " in w else w for w in words) + "\n")
     start, limit, seen = time.monotonic(), BOOT_SECONDS + sum(t[1] for t in tests), 0
     with open(boot.log, "wb") as log, open(work / "qemu.log", "wb") as errors:

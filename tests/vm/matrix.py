@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,8 @@ from tests.vm.machine import Boot, Result, boot_and_run
 
 ALL = tuple(images.KERNELS)
 NEWEST = ALL[-1:]
+#: Every BCC that the suites have, each on a kernel that is not older than itself.
+OTHER_ROOTS = (("6.12", "trixie"), ("7.2", "sid"))
 _KEEP_LOGS = 2 * 86400
 
 
@@ -38,13 +41,17 @@ class GuestTest:
     mode: str = "init"
     kernels: tuple[str, ...] = ALL
     expect: str = ""
+    also: tuple[tuple[str, str], ...] = ()  # (kernel, suite of the root image) besides the usual root
+    append: str = ""  # more kernel arguments; a boot is shared only by tests that want the same
 
 
 TESTS = (
     GuestTest("smoke", "python3 smoke.py", "What this kernel offers; BCC compiles without headers.",
               seconds=240),
-    GuestTest("probes", "python3 probes.py", "Every program of every family loads and attaches.", seconds=240),
-    GuestTest("live", "python3 live.py", "Workloads' truth against the sensor's events, way by way.", seconds=300),
+    GuestTest("probes", "python3 probes.py", "Every program of every family loads and attaches.", seconds=240,
+              also=OTHER_ROOTS),
+    GuestTest("live", "python3 live.py", "Workloads' truth against the sensor's events, way by way.", seconds=300,
+              also=OTHER_ROOTS),
     GuestTest("pytest", "sh pytest.sh", "The live tests about truth; only when named with a kernel: many minutes.",
               seconds=1200, kernels=()),
     GuestTest("record", "python3 record.py", "Makes the example recording; runs when asked for with a kernel.",
@@ -70,26 +77,43 @@ class Job:
     label: str
     mode: str
     tests: tuple[GuestTest, ...]
+    root: str = images.ROOT_SUITE
+    append: str = ""
+
+    @property
+    def place(self) -> str:
+        """Heading of its column: the kernel, and the root where it is not the usual one."""
+        return self.label if self.root == images.ROOT_SUITE else f"{self.label} {self.root}"
 
     @property
     def name(self) -> str:
-        return f"{self.label}-{self.mode}" + (f"-{self.tests[0].name}" if self.tests[0].expect else "")
+        own = self.tests[0].name if self.tests[0].expect or self.append else ""
+        return "-".join(filter(None, (*self.place.split(), self.mode, own)))
 
 
-def plan(kernels: Sequence[str], names: Sequence[str]) -> list[Job]:
-    """The boots for these kernels and tests (all when empty). Tests share a boot where they can."""
-    shared: dict[tuple[str, str], list[GuestTest]] = defaultdict(list)
+def _places(test: GuestTest, kernels: Sequence[str], named: bool, roots: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Kernel and root of each boot that *test* is part of. With *named*, the table is overridden."""
+    for place in itertools.product(kernels or ALL, roots or images.ROOTS):
+        usual = place[1] == images.ROOT_SUITE
+        if place in test.also or (usual and place[0] in test.kernels) or (named and (usual or roots)):
+            yield place
+
+
+def plan(kernels: Sequence[str], names: Sequence[str], roots: Sequence[str] = ()) -> list[Job]:
+    """The boots for these kernels, tests and root suites (all when empty). Tests share a boot where they can."""
+    shared: dict[tuple[str, str, str, str], list[GuestTest]] = defaultdict(list)
     alone = []
-    for label in kernels or ALL:
-        for test in TESTS:
-            # Asking for both a kernel and a test by name overrides the table.
-            if (names and test.name not in names) or (label not in test.kernels and not (names and kernels)):
-                continue
+    for test in TESTS:
+        if names and test.name not in names:
+            continue
+        # Asking for both a kernel and a test by name overrides the table.
+        for label, root in _places(test, kernels, bool(names and kernels), roots):
             if test.expect:
-                alone.append(Job(label, test.mode, (test,)))
+                alone.append(Job(label, test.mode, (test,), root, test.append))
             else:
-                shared[label, test.mode].append(test)
-    jobs = [Job(label, mode, tuple(tests)) for (label, mode), tests in shared.items()] + alone
+                shared[label, test.mode, root, test.append].append(test)
+    jobs = [Job(label, mode, tuple(tests), root, append) for (label, mode, root, append), tests in shared.items()]
+    jobs += alone
     return sorted(jobs, key=lambda job: -sum(test.seconds for test in job.tests))  # or a long one ends alone
 
 
@@ -110,7 +134,9 @@ def run(jobs: Iterable[Job], at_once: int, *, keep: bool = False, overlays: Sequ
         extra: str = "") -> dict[Job, Boot]:
     """Run *jobs*, *at_once* guests at a time, and return how each boot went."""
     jobs = list(jobs)
-    images.root(), images.wheels(), images.busybox()
+    images.busybox()
+    for suite in dict.fromkeys(job.root for job in jobs):
+        images.root(suite), images.wheels(suite)
     for label in dict.fromkeys(job.label for job in jobs):
         images.kernel(label)
     logs = cache() / "logs"
@@ -125,7 +151,8 @@ def run(jobs: Iterable[Job], at_once: int, *, keep: bool = False, overlays: Sequ
     def one(job: Job) -> Boot:
         say(f"{job.name}: starting")
         boot = boot_and_run(job.label, job.mode, [(t.name, t.seconds, t.command) for t in job.tests], tree,
-                            home / job.name, extra, lambda text: say(f"{job.name}: {text}"))
+                            home / job.name, f"{job.append} {extra}", lambda text: say(f"{job.name}: {text}"),
+                            job.root)
         bad = [c for t in job.tests if (c := complaint(t, boot))]
         say(f"{job.name}: {'FAILED' if bad else 'ok'} after {boot.seconds:.0f} s")
         keep_recording(boot, home / f"recording-{job.label}.jsonl.zst")
@@ -153,8 +180,8 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def verdicts(done: dict[Job, Boot]) -> tuple[str, int]:
-    """The table test by kernel, and the number of failures."""
-    labels = list(dict.fromkeys(job.label for job in done))
+    """The table test by kernel and root, and the number of failures."""
+    labels = list(dict.fromkeys(job.place for job in done))
     rows, failures = [["test", *labels]], 0
     for test in TESTS:
         cells = {}
@@ -163,7 +190,7 @@ def verdicts(done: dict[Job, Boot]) -> tuple[str, int]:
                 bad, result = complaint(test, boot), boot.results.get(test.name)
                 failures += bool(bad)
                 word = "FAILED" if bad else "red, as it must" if test.expect else "ok"
-                cells[job.label] = f"{word} {result.seconds if result else boot.seconds:.0f} s"
+                cells[job.place] = f"{word} {result.seconds if result else boot.seconds:.0f} s"
         if cells:
             rows.append([test.name, *(cells.get(label, "-") for label in labels)])
     return table(rows), failures
@@ -181,8 +208,8 @@ def failures(done: dict[Job, Boot]) -> str:
 
 
 def by_kernel(test: str, title: str, done: dict[Job, Boot]) -> str:
-    """The table of what *test* left as data: one column for each kernel."""
-    found = {job.label: boot.results[test].data for job, boot in done.items()
+    """The table of what *test* left as data: one column for each kernel and root."""
+    found = {job.place: boot.results[test].data for job, boot in done.items()
              if test in boot.results and boot.results[test].data}
     if not found:
         return ""
@@ -193,16 +220,15 @@ def by_kernel(test: str, title: str, done: dict[Job, Boot]) -> str:
 
 def coverage_page(done: dict[Job, Boot]) -> str:
     """docs/coverage.md as this run has it; empty where the run was not the whole of it."""
-    data: dict[str, dict[str, Any]] = defaultdict(dict)
-    releases = {}
+    data: dict[tuple[str, str], dict[str, Any]] = defaultdict(dict)
     for job, boot in done.items():
-        releases[job.label] = boot.release
-        for test in coverage.TESTS:
-            if test in boot.results and boot.results[test].data:
-                data[job.label][test] = boot.results[test].data
-    if any(set(coverage.TESTS) - set(data[label]) for label in ALL):
+        data[job.label, job.root].update((name, result.data) for name, result in boot.results.items() if result.data)
+    if any(test.name not in data[job.label, job.root] for job in plan([], []) for test in job.tests
+           if test.name in (*coverage.TESTS, *coverage.REDUCED)):
         return ""
-    return coverage.render(data, [releases[label] for label in ALL])
+    releases = {job.label: boot.release for job, boot in done.items()}
+    usual = {label: found for (label, root), found in data.items() if root == images.ROOT_SUITE}
+    return coverage.render(usual, [releases[label] for label in ALL], data)
 
 
 REPORTS: tuple[Callable[[dict[Job, Boot]], str], ...] = (

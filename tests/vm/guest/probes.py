@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from sensor.host import probe_bcc
 from sensor.kernel import bpf, plan
 from sensor.kernel.hooks import FAMILIES, HOOKS
 from sensor.schema import BY_NAME
@@ -80,7 +81,8 @@ def main() -> int:
         print(f"  {BY_NAME[event].family:10} {event:20} {cell} hooks")
     print(f"loaded in {seconds:.1f} s, largest program {verified} verified instructions")
     Path(os.environ.get("VM_DATA", "/dev/null")).write_text(json.dumps(
-        {**table, "seconds to load": f"{seconds:.1f}", "most verified instructions": verified}))
+        {"bcc": probe_bcc()["version"], "python": platform.python_version(), **table,
+         "seconds to load": f"{seconds:.1f}", "most verified instructions": verified}))
     reasons += disagreements(messages)
     kinds = Counter(message["kind"] for message in messages)
     if kinds["done"] != 1 or not {*before} <= {*bpf.program_ids()}:
