@@ -1,7 +1,10 @@
-/* uring DIR (absolute, empty) [M=7]: files opened, removed, renamed and sockets connected without a system call of that name.
+/* uring DIR (absolute, empty) [M=7] [SECRET=/etc/shadow]: files and names made, changed and removed, a watched file
+ * read, sockets connected, datagrams sent without a system call of that name.
  *
- * Through io_uring, by its own system calls (no liburing): first carried out inline by the submitter,
- * then by the kernel's worker threads (IOSQE_ASYNC). `supported` is 0 where the kernel has no io_uring.
+ * Through io_uring, by its own system calls (no liburing), M times in each of three ways: carried out
+ * inline by the submitter, by the kernel's worker threads (IOSQE_ASYNC), and by the thread that polls
+ * the submission queue (IORING_SETUP_SQPOLL); each in a process of its own. What this kernel's io_uring
+ * can't do is not reported as done. `supported` is 0 where the kernel has no io_uring.
  */
 #include "workload.h"
 #include <arpa/inet.h>
@@ -10,123 +13,258 @@
 #include <stdatomic.h>
 #include <sys/socket.h>
 
-static int ring;
-static unsigned *sq_tail, *sq_mask, *sq_array, *cq_head, *cq_tail, *cq_mask;
-static struct io_uring_sqe *sqes;
-static struct io_uring_cqe *cqes;
+struct ring {
+	const char *how;
+	int fd, polled;
+	unsigned char flags; /* of every request */
+	unsigned *sq_tail, *sq_mask, *sq_array, *sq_flags, *cq_head, *cq_tail, *cq_mask;
+	struct io_uring_sqe *sqes;
+	struct io_uring_cqe *cqes;
+};
 
-static int setup(void)
+static const char *directory, *secret;
+static long m;
+
+static int setup(struct ring *r, const char *how, unsigned setup_flags, unsigned char flags)
 {
-	struct io_uring_params p = {0};
-	ring = (int)syscall(SYS_io_uring_setup, 8, &p);
-	if (ring < 0)
+	struct io_uring_params p = {.flags = setup_flags, .sq_thread_idle = 1000};
+	r->how = how;
+	r->flags = flags;
+	r->polled = !!(setup_flags & IORING_SETUP_SQPOLL);
+	r->fd = (int)syscall(SYS_io_uring_setup, 8, &p);
+	if (r->fd < 0)
 		return 0;
-	const int protection = PROT_READ | PROT_WRITE, flags = MAP_SHARED | MAP_POPULATE;
+	const int protection = PROT_READ | PROT_WRITE, map = MAP_SHARED | MAP_POPULATE;
 	size_t sq_size = p.sq_off.array + p.sq_entries * sizeof(unsigned);
 	size_t cq_size = p.cq_off.cqes + p.cq_entries * sizeof(struct io_uring_cqe);
-	char *sq = mmap(NULL, sq_size, protection, flags, ring, IORING_OFF_SQ_RING);
-	char *cq = mmap(NULL, cq_size, protection, flags, ring, IORING_OFF_CQ_RING);
-	sqes = mmap(NULL, p.sq_entries * sizeof *sqes, protection, flags, ring, IORING_OFF_SQES);
-	if (sq == MAP_FAILED || cq == MAP_FAILED || (void *)sqes == MAP_FAILED)
+	char *sq = mmap(NULL, sq_size, protection, map, r->fd, IORING_OFF_SQ_RING);
+	char *cq = mmap(NULL, cq_size, protection, map, r->fd, IORING_OFF_CQ_RING);
+	r->sqes = mmap(NULL, p.sq_entries * sizeof *r->sqes, protection, map, r->fd, IORING_OFF_SQES);
+	if (sq == MAP_FAILED || cq == MAP_FAILED || (void *)r->sqes == MAP_FAILED)
 		die(91, "workload: ring");
-	sq_tail = (unsigned *)(sq + p.sq_off.tail);
-	sq_mask = (unsigned *)(sq + p.sq_off.ring_mask);
-	sq_array = (unsigned *)(sq + p.sq_off.array);
-	cq_head = (unsigned *)(cq + p.cq_off.head);
-	cq_tail = (unsigned *)(cq + p.cq_off.tail);
-	cq_mask = (unsigned *)(cq + p.cq_off.ring_mask);
-	cqes = (struct io_uring_cqe *)(cq + p.cq_off.cqes);
+	r->sq_tail = (unsigned *)(sq + p.sq_off.tail);
+	r->sq_mask = (unsigned *)(sq + p.sq_off.ring_mask);
+	r->sq_array = (unsigned *)(sq + p.sq_off.array);
+	r->sq_flags = (unsigned *)(sq + p.sq_off.flags);
+	r->cq_head = (unsigned *)(cq + p.cq_off.head);
+	r->cq_tail = (unsigned *)(cq + p.cq_off.tail);
+	r->cq_mask = (unsigned *)(cq + p.cq_off.ring_mask);
+	r->cqes = (struct io_uring_cqe *)(cq + p.cq_off.cqes);
 	return 1;
 }
 
-static int carry_out(const struct io_uring_sqe *request, int async)
+static int carry_out(struct ring *r, struct io_uring_sqe request)
 {
-	unsigned tail = *sq_tail, index = tail & *sq_mask;
-	sqes[index] = *request;
-	sqes[index].flags |= async ? IOSQE_ASYNC : 0;
-	sq_array[index] = index;
-	atomic_store_explicit((_Atomic unsigned *)sq_tail, tail + 1, memory_order_release);
-	must(syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0), "io_uring_enter");
-	unsigned head = *cq_head;
-	if (head == atomic_load_explicit((_Atomic unsigned *)cq_tail, memory_order_acquire))
+	unsigned tail = *r->sq_tail, index = tail & *r->sq_mask, enter = IORING_ENTER_GETEVENTS;
+	r->sqes[index] = request;
+	r->sqes[index].flags |= r->flags;
+	r->sq_array[index] = index;
+	atomic_store_explicit((_Atomic unsigned *)r->sq_tail, tail + 1, memory_order_release);
+	atomic_thread_fence(memory_order_seq_cst); /* the thread goes to sleep only with its flag up */
+	if (r->polled && atomic_load_explicit((_Atomic unsigned *)r->sq_flags, memory_order_acquire) & IORING_SQ_NEED_WAKEUP)
+		enter |= IORING_ENTER_SQ_WAKEUP;
+	must(syscall(SYS_io_uring_enter, r->fd, !r->polled, 1, enter, NULL, 0), "io_uring_enter");
+	unsigned head = *r->cq_head;
+	if (head == atomic_load_explicit((_Atomic unsigned *)r->cq_tail, memory_order_acquire))
 		die(92, "workload: no completion");
-	int result = cqes[head & *cq_mask].res;
-	atomic_store_explicit((_Atomic unsigned *)cq_head, head + 1, memory_order_release);
+	int result = r->cqes[head & *r->cq_mask].res;
+	atomic_store_explicit((_Atomic unsigned *)r->cq_head, head + 1, memory_order_release);
 	return result;
 }
 
-static void row(const char *op, int async, const char *path, int result)
+/* -EINVAL: no such operation here, or not in this way. -EBADF: 5.10 polls for registered files only. */
+static int refused(int result)
 {
-	json_open(NULL, '{');
-	json_str("op", op);
-	json_str("how", async ? "worker" : "inline");
-	json_str("path", path);
-	json_num("errno", result < 0 ? -result : 0);
+	if (result == -EINVAL || result == -EBADF || result == -EOPNOTSUPP)
+		return 1;
+	if (result < 0) {
+		errno = -result;
+		die(93, "workload: request");
+	}
+	return 0;
 }
 
-static void once(const char *directory, long i, int async, int listener_port)
+static void row(const char *op, const char *how, const char *path)
 {
-	char *path = text("%s/uring-%d-%ld", directory, async, i), *next = text("%s-next", path);
-	struct io_uring_sqe sqe = {.opcode = IORING_OP_OPENAT, .fd = AT_FDCWD};
+	struct stat s;
+	must(stat("/proc/self/ns/mnt", &s), "ns/mnt");
+	json_open(NULL, '{');
+	json_str("op", op);
+	json_str("how", how);
+	json_str("path", path);
+	json_num("pid", getpid());
+	json_num("mntns", (long long)s.st_ino);
+}
+
+static int open_it(struct ring *r, const char *op, const char *how, const char *path, int flags)
+{
+	struct io_uring_sqe sqe = {.opcode = IORING_OP_OPENAT, .fd = AT_FDCWD, .len = 0600};
 	sqe.addr = (uint64_t)(uintptr_t)path;
-	sqe.open_flags = O_WRONLY | O_CREAT;
-	sqe.len = 0600;
-	int fd = carry_out(&sqe, async);
+	sqe.open_flags = (unsigned)flags;
+	int fd = carry_out(r, sqe);
+	if (refused(fd))
+		return 0;
 	struct stat s;
 	must(fstat(fd, &s), "fstat");
-	row("open", async, path, fd);
+	row(op, how, path);
 	json_num("inode", (long long)s.st_ino);
 	json_close('}');
 	close(fd);
+	return 1;
+}
 
-	sqe = (struct io_uring_sqe){.opcode = IORING_OP_RENAMEAT, .fd = AT_FDCWD};
+/* Into the ring's own table of files instead of a descriptor. */
+static void open_direct(struct ring *r, const char *path)
+{
+	int none = -1;
+	struct stat s;
+	struct io_uring_sqe sqe = {.opcode = IORING_OP_OPENAT, .fd = AT_FDCWD, .open_flags = O_WRONLY, .file_index = 1};
 	sqe.addr = (uint64_t)(uintptr_t)path;
-	sqe.len = (unsigned)AT_FDCWD;
-	sqe.addr2 = (uint64_t)(uintptr_t)next;
-	row("rename", async, next, carry_out(&sqe, async));
-	json_str("source", path);
-	json_close('}');
+	if (syscall(SYS_io_uring_register, r->fd, IORING_REGISTER_FILES, &none, 1) < 0)
+		return;
+	if (!refused(carry_out(r, sqe))) {
+		must(stat(path, &s), path);
+		row("open", text("%s direct", r->how), path);
+		json_num("inode", (long long)s.st_ino);
+		json_close('}');
+	}
+	must(syscall(SYS_io_uring_register, r->fd, IORING_UNREGISTER_FILES, NULL, 0), "unregister");
+}
 
-	sqe = (struct io_uring_sqe){.opcode = IORING_OP_UNLINKAT, .fd = AT_FDCWD};
-	sqe.addr = (uint64_t)(uintptr_t)next;
-	row("unlink", async, next, carry_out(&sqe, async));
+/* One or two names, the second one new; whether it was done. */
+static int names(struct ring *r, int opcode, const char *op, const char *first, const char *second, unsigned flags)
+{
+	struct io_uring_sqe sqe = {.opcode = (uint8_t)opcode, .fd = AT_FDCWD};
+	int two = opcode == IORING_OP_RENAMEAT || opcode == IORING_OP_LINKAT;
+	sqe.addr = (uint64_t)(uintptr_t)first;
+	sqe.addr2 = (uint64_t)(uintptr_t)second;
+	sqe.len = two ? (unsigned)AT_FDCWD : opcode == IORING_OP_MKDIRAT ? 0750 : 0;
+	sqe.unlink_flags = flags;
+	if (refused(carry_out(r, sqe)))
+		return 0;
+	row(op, r->how, second ? second : first);
+	if (second)
+		json_str("source", first);
 	json_close('}');
+	return 1;
+}
 
-	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)listener_port)};
-	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	int client = (int)must(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
-	sqe = (struct io_uring_sqe){.opcode = IORING_OP_CONNECT, .fd = client};
-	sqe.addr = (uint64_t)(uintptr_t)&to;
-	sqe.off = sizeof to;
-	row("connect", async, "", carry_out(&sqe, async));
+static void files(struct ring *r, long i)
+{
+	char *path = text("%s/%s-%ld", directory, r->how, i), *next = text("%s-next", path), *hard = text("%s-hard", path);
+	char *soft = text("%s-soft", path), *made = text("%s-made", path), *last = path;
+	if (!open_it(r, "open", r->how, path, O_WRONLY | O_CREAT | O_EXCL))
+		return;
+	open_it(r, "open", text("%s existing", r->how), path, O_WRONLY); /* without O_CREAT no worker thread is asked */
+	open_it(r, "read", r->how, secret, O_RDONLY);
+	open_direct(r, path);
+	if (names(r, IORING_OP_RENAMEAT, "rename", path, next, 0))
+		last = next;
+	if (names(r, IORING_OP_LINKAT, "link", last, hard, 0))
+		unlink(hard);
+	if (names(r, IORING_OP_SYMLINKAT, "symlink", "any text", soft, 0))
+		unlink(soft);
+	if (names(r, IORING_OP_MKDIRAT, "mkdir", made, NULL, 0))
+		names(r, IORING_OP_UNLINKAT, "rmdir", made, NULL, AT_REMOVEDIR);
+	names(r, IORING_OP_UNLINKAT, "unlink", last, NULL, 0);
+}
+
+static int bound(int type, struct sockaddr_in *here)
+{
+	socklen_t size = sizeof *here;
+	int fd = (int)must(socket(AF_INET, type | SOCK_CLOEXEC, 0), "socket");
+	*here = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	must(bind(fd, (struct sockaddr *)here, size), "bind");
+	must(getsockname(fd, (struct sockaddr *)here, &size), "getsockname");
+	return fd;
+}
+
+static void reached(const char *how, const struct sockaddr_in *to)
+{
+	row("connect", how, "");
 	json_str("destination_ip", "127.0.0.1");
-	json_num("destination_port", listener_port);
+	json_num("destination_port", ntohs(to->sin_port));
 	json_close('}');
-	close(client);
+}
+
+static void sent(struct ring *r, const char *what, struct io_uring_sqe sqe, const struct sockaddr_in *to)
+{
+	sqe.fd = (int)must(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket");
+	int result = carry_out(r, sqe);
+	if (result != -EDESTADDRREQ && !refused(result)) /* kernels before 6.0 know of no address for a send */
+		reached(text("%s %s", r->how, what), to);
+	close(sqe.fd);
+}
+
+/* Every way has sockets of its own to go to. */
+static void sockets(struct ring *r)
+{
+	struct sockaddr_in stream, one, other;
+	must(listen(bound(SOCK_STREAM, &stream), 128), "listen");
+	bound(SOCK_DGRAM, &one);
+	bound(SOCK_DGRAM, &other);
+	struct iovec piece = {"x", 1};
+	struct msghdr message = {.msg_name = &one, .msg_namelen = sizeof one, .msg_iov = &piece, .msg_iovlen = 1};
+	for (long i = 0; i < m; i++) {
+		int client = (int)must(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
+		struct io_uring_sqe sqe = {.opcode = IORING_OP_CONNECT, .fd = client, .off = sizeof stream};
+		sqe.addr = (uint64_t)(uintptr_t)&stream;
+		if (!refused(carry_out(r, sqe)))
+			reached(r->how, &stream);
+		close(client);
+		sqe = (struct io_uring_sqe){.opcode = IORING_OP_SENDMSG, .len = 1};
+		sqe.addr = (uint64_t)(uintptr_t)&message;
+		sent(r, "sendmsg", sqe, &one);
+		sqe = (struct io_uring_sqe){.opcode = IORING_OP_SEND, .len = 1};
+		sqe.addr = (uint64_t)(uintptr_t)"x";
+		sqe.addr2 = (uint64_t)(uintptr_t)&other;
+		sqe.addr_len = sizeof other;
+		sent(r, "send", sqe, &other);
+	}
+}
+
+static int go(const char *how, unsigned setup_flags, unsigned char flags)
+{
+	struct ring r;
+	if (!setup(&r, how, setup_flags, flags))
+		return 0;
+	for (long i = 0; i < m; i++)
+		files(&r, i);
+	sockets(&r);
+	return 1;
+}
+
+static int supported;
+
+static void inline_way(void)
+{
+	supported = go("inline", 0, 0);
+}
+
+static void worker(void)
+{
+	go("worker", 0, IOSQE_ASYNC);
+}
+
+static void polled(void)
+{
+	go("sqpoll", IORING_SETUP_SQPOLL, 0);
 }
 
 int main(int argc, char **argv)
 {
 	if (argc < 2 || argv[1][0] != '/')
 		return 2;
-	long m = number(argc, argv, 2, 7);
+	directory = argv[1];
+	m = number(argc, argv, 2, 7);
+	secret = argc > 3 ? argv[3] : "/etc/shadow";
 	json_self("uring");
-	int supported = setup();
-	json_num("supported", supported);
 	json_open("operations", '[');
-	if (supported) {
-		struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-		socklen_t size = sizeof here;
-		int listener = (int)must(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
-		must(bind(listener, (struct sockaddr *)&here, size), "bind");
-		must(listen(listener, 64), "listen");
-		must(getsockname(listener, (struct sockaddr *)&here, &size), "getsockname");
-		for (long i = 0; i < m; i++)
-			for (int async = 0; async < 2; async++)
-				once(argv[1], i, async, ntohs(here.sin_port));
-		close(listener);
-	}
+	in_child(inline_way);
+	in_child(worker);
+	in_child(polled);
 	json_close(']');
+	json_num("supported", supported);
 	json_close('}');
 	json_print();
 	return 0;

@@ -21,8 +21,8 @@ from typing import Any
 
 from known import known
 
-from sensor.kernel.hooks import HOOKS
-from tests.live.harness import Document, Sensor, Workloads, action, get
+from sensor.kernel.hooks import HOOKS, kinds
+from tests.live.harness import Document, Sensor, Workloads, action, flags, get
 
 Key = tuple[Any, ...]
 
@@ -61,6 +61,19 @@ def _child(side: Document) -> Key:
     return (get(side, "process.child.pid", side.get("pid")),)
 
 
+def _opener(side: Document) -> Key:
+    """Who opened what, and in which mount namespace."""
+    return (*_file(side), *_pid(side), get(side, "process.namespace.mnt", side.get("mntns")))
+
+
+def _upper(side: Document) -> Key:
+    return (*_file(side), "op" in side or "upper" in flags(side))
+
+
+def _cut(side: Document) -> Key:
+    return (*_file(side), "op" in side or "trunc" in flags(side))
+
+
 def _end(side: Document) -> Key:
     path, inode = _file(side)
     return (*str(path).split("/")[-2:], inode)  # its front may be cut
@@ -78,7 +91,8 @@ WAYS: dict[str, tuple[str, Callable[[Document], Key]]] = {
     "chmod": ("file-chmod", _path), "chown": ("file-chown", _path), "mkdir": ("file-mkdir", _path),
     "connect": ("network-connect", _peer), "accept": ("network-accept", _source),
     "bind": ("network-bind", _source), "listen": ("network-listen", _source), "dns": ("dns-query", _name),
-    "open-deep": ("file-open", _end),
+    "open-deep": ("file-open", _end), "read": ("file-open", _opener), "use": ("file-open", _opener),
+    "open-upper": ("file-open", _upper), "cut": ("file-open", _cut),
     "fork": ("process-fork", _child), "exec": ("process-exec", _pid), "exit": ("process-exit", _pid),
     "memfd-exec": ("process-exec", _pid), "ptrace": ("process-ptrace", _pid), "memfd": ("memfd-create", _pid),
     "unshare": ("namespace-change", _pid), "setns": ("namespace-change", _pid), "mount": ("mount", _pid),
@@ -144,15 +158,22 @@ class Variant:
     name: str
     settings: str
     runs: tuple[tuple[str, bool], ...]
+    events: tuple[str, ...] = ()  # whose rows are of interest; empty for all
 
 
-#: Events whose records a kprobe betters; without it the caller's own text is reported.
-_BETTERED = [event for event, hooks in HOOKS.items() if any(hook.upgrade for hook in hooks)]
+def _forced(kind: str, workloads: tuple[tuple[str, bool], ...]) -> Variant:
+    """Every event that this kind of hook can carry is carried by it, so that each alternative is held to the truth."""
+    events = [event for event in HOOKS if kind in kinds(event) and len(kinds(event)) > 1]
+    settings = "probes:\n  families: [process, file, network]\nhooks:\n"
+    return Variant(kind, settings + "".join(f"  {event}: {kind}\n" for event in events), workloads, tuple(events))
+
+
+_FILES_AND_NET = (("files", True), ("net", False), ("uring", True))
 VARIANTS = (
     Variant("", "", (("forkexec", True), ("files", True), ("net", False), ("priv", True), ("uring", True),
                      ("cold", True))),
-    Variant("no kprobes", "probes:\n  families: [process, file]\nhooks:\n"
-            + "".join(f"  {event}: syscall\n" for event in _BETTERED), (("files", True),)),
+    _forced("fentry", _FILES_AND_NET), _forced("kprobe", _FILES_AND_NET), _forced("lsm", _FILES_AND_NET),
+    _forced("kretprobe", (("net", False),)), _forced("syscall", (("files", True),)),
 )
 
 
@@ -184,7 +205,8 @@ def run(variant: Variant, workloads: Workloads, home: Path, facts: dict[str, str
         facts[f"reports of loss {variant.name}".strip()] = str(lost)
     print(sensor.stderr()[-3000:])
     suffix = f" [{variant.name}]" if variant.name else ""
-    return {label + suffix: cell for label, cell in table.items() if not suffix or _event(label) in _BETTERED}
+    return {label + suffix: cell for label, cell in table.items()
+            if not variant.events or _event(label) in variant.events}
 
 
 def _event(label: str) -> str:
