@@ -167,9 +167,14 @@ class Engine:
                                tuple(name for name in control.FAMILY_BITS if name in families), names, patterns, hooks)
 
     def _reload(self) -> None:
-        """Read the rules anew; a broken set leaves the old one."""
+        """Read the rules anew. A set that can't be loaded, or with a rule that has broken since, leaves the old one."""
         try:
-            self._use_rules(self._read_rules(self._settings))
+            rules = self._read_rules(self._settings)
+            known = {(refused.path, refused.rule) for refused in self._facts.rules.refused} if self._facts.rules else ()
+            broken = [refused for refused in rules.refused if (refused.path, refused.rule) not in known]
+            if broken:
+                raise UsageError(f"{broken[0]}" + (f", and {len(broken) - 1} more" if broken[1:] else ""))
+            self._use_rules(rules)
         except SensorError as error:
             self._facts.reload_ok = False
             self._say(f"reload refused, the rules stay as they were: {error}")

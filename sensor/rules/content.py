@@ -49,9 +49,11 @@ def discover(paths: Iterable[str], limits: Limits = Limits()) -> list[Source]:
 
 
 def _below(path: str) -> list[Source]:
-    names = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
-             if name.endswith(SUFFIXES) and not is_samples(name)]
-    return [Source(name, name) for name in sorted(names)]
+    closed: list[str] = []  # directories that can't be read: as a source each is refused, and so is told
+    names = [os.path.join(folder, name)
+             for folder, _, names in os.walk(path, onerror=lambda error: closed.append(error.filename))
+             for name in names if name.endswith(SUFFIXES) and not is_samples(name)]
+    return [Source(name, name) for name in sorted([*names, *closed])]
 
 
 def load(sources: Sequence[Source], limits: Limits = Limits()) -> RuleSet:
