@@ -20,6 +20,32 @@
 #define RECORD_MAX (RING_OFFSET_MASK + 1 + RING_SLACK)
 #define TYPES 64            /* rows per processor in `counters`; row 0 holds the sequence numbers */
 
+/*
+ * Programs on a function of the kernel: a kprobe gets its registers, fentry and LSM its arguments.
+ * `body` takes four u64, of which the first `arguments` are meant. BCC finds fentry and LSM programs
+ * by the names that its own macros give them.
+ */
+#define ON_FUNCTION(function, body, arguments)                                                     \
+int kprobe_##function(struct pt_regs *ctx)                                                         \
+{                                                                                                  \
+	u64 a = 0, b = 0, c = 0, d = 0;                                                            \
+	READ(a, &ctx->di); READ(b, &ctx->si); READ(c, &ctx->dx); READ(d, &ctx->cx);                \
+	body(a, b, c, d);                                                                          \
+	return 0;                                                                                  \
+}                                                                                                  \
+KFUNC_PROBE(function, TAKE_##arguments) { body(GIVE_##arguments); return 0; }
+#define ON_DECISION(name, arguments)                                                               \
+ON_FUNCTION(security_##name, decided_##name, arguments)                                            \
+LSM_PROBE(name, TAKE_##arguments) { decided_##name(GIVE_##arguments); return 0; }
+#define TAKE_1 void *a
+#define TAKE_2 TAKE_1, void *b
+#define TAKE_3 TAKE_2, void *c
+#define TAKE_4 TAKE_3, void *d
+#define GIVE_1 (u64)a, 0, 0, 0
+#define GIVE_2 (u64)a, (u64)b, 0, 0
+#define GIVE_3 (u64)a, (u64)b, (u64)c, 0
+#define GIVE_4 (u64)a, (u64)b, (u64)c, (u64)d
+
 #define READ(destination, source) bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)(source))
 
 struct counter {
@@ -91,6 +117,56 @@ static __always_inline int is_self(void)
 	return is_own(above, OWN_SUPERVISOR) || is_own(above, OWN_LOADER);
 }
 
+#define PF_IO_WORKER 0x10
+#define PF_KTHREAD 0x200000
+
+/* Since 5.12 a worker of io_uring is a thread of its owner. */
+static __always_inline u32 is_io_worker(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	u32 flags = 0;
+
+	READ(flags, &task->flags);
+	return flags & PF_IO_WORKER;
+}
+
+#ifndef HAVE_URING_COMPLETE
+/* Before 5.12 it is a kernel thread that has borrowed its owner's memory. NULL for anybody else. */
+static __always_inline struct task_struct *borrower_of(struct task_struct *task)
+{
+	struct task_struct *owner = NULL;
+#ifdef HAVE_mm_struct__owner
+	struct mm_struct *mm = NULL;
+	u32 flags = 0;
+
+	READ(flags, &task->flags);
+	READ(mm, &task->mm);
+	if (flags & PF_KTHREAD && mm)
+		READ(owner, &mm->owner);
+#endif
+	return owner;
+}
+
+#define IO_URING_ENTER 426
+#define THREAD_SIZE 16384   /* x86_64 without KASAN */
+
+/* Does io_uring work in this thread: as a worker, or inside io_uring_enter(2)? */
+static __always_inline int in_uring(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct pt_regs *registers;
+	void *stack = NULL;
+	u64 number = 0;
+
+	if (is_io_worker() || borrower_of(task))
+		return 1;
+	READ(stack, &task->stack);
+	registers = stack + THREAD_SIZE - sizeof(struct pt_regs);
+	READ(number, &registers->orig_ax);
+	return number == IO_URING_ENTER;
+}
+#endif
+
 static __always_inline u64 start_of(struct task_struct *task)
 {
 	struct task_struct *leader = NULL;
@@ -131,6 +207,18 @@ static __always_inline struct scratch *begin(u32 type, u32 size)
 	s->flags = 0;
 	s->type = type;
 	header = (void *)s->data;
+#ifndef HAVE_URING_COMPLETE
+	struct task_struct *owner = borrower_of(task);
+
+	if (owner) {
+		u32 pid = 0, tgid = 0;
+
+		task = owner;
+		READ(pid, &task->pid);
+		READ(tgid, &task->tgid);
+		id = (u64)tgid << 32 | pid;
+	}
+#endif
 	header->abi = SENSOR_ABI;
 	header->type = type;
 	header->cpu = bpf_get_smp_processor_id();
@@ -138,7 +226,8 @@ static __always_inline struct scratch *begin(u32 type, u32 size)
 	header->start_ns = start_of(task);
 	header->pid = id >> 32;
 	header->tid = id;
-	READ(cred, &task->cred);
+	/* Not the owner's: what a worker has borrowed it to act with is the truth. */
+	READ(cred, &((struct task_struct *)bpf_get_current_task())->cred);
 	bpf_probe_read_kernel(ids, sizeof(ids), (void *)&cred->euid);
 	header->uid = ids[0];
 	header->gid = ids[1];

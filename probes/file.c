@@ -5,6 +5,8 @@
  *            a swapped argument nor an unread page can change what is reported for an open.
  * Hooks      syscall.c, by tail call;
  *            hook-proto: include/trace/events/io_uring.h: io_uring_complete(ring, request, ...)
+ *            Instead, where asked for or nothing else loads: fentry, kprobe or LSM on (security_)file_open.
+ *            hook-proto: security/security.c: security_file_open(file)
  * Misses     io_uring requests for a direct descriptor; FIFOs, sockets and character devices, unless
  *            their name is watched; reads of files that are not watched; truncate(2).
  * Cost       A read-only open costs the filter: two names looked up. A record costs a path walk.
@@ -12,6 +14,7 @@
 #define FMODE_WRITE 2
 #define FMODE_PATH 0x4000
 #define FMODE_CREATED 0x100000
+#define FMODE_NOACCOUNT 0x20000000
 #define O_TRUNC 01000
 #define O_CREAT 0100
 #define S_IFMT 0170000
@@ -120,22 +123,13 @@ int on_uring_open(struct bpf_raw_tracepoint_args *ctx)
 }
 #endif
 
-/* By tail call, so that there is one of it. */
-int emit_open(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline int record_open(struct file *file, u32 open_flags, u32 marks)
 {
-	u32 zero = 0, mode = 0, marks, watched;
-	struct opened *opened = openings.lookup(&zero);
-	struct file *file;
+	u32 mode = 0, watched;
 	struct inode *inode = NULL;
 	struct file_facts facts = {};
 	u16 kind = 0;
 
-	if (!opened)
-		return 0;
-	file = file_of(opened->fd);
-	if (!file)
-		return 0;
-	marks = opened->marks;
 	READ(mode, &file->f_mode);
 	READ(inode, &file->f_inode);
 	READ(kind, &inode->i_mode);
@@ -146,7 +140,7 @@ int emit_open(struct bpf_raw_tracepoint_args *ctx)
 		marks |= FLAG_WRITE;
 	if (mode & FMODE_CREATED)
 		marks |= FLAG_CREATED;
-	if (opened->open_flags & O_TRUNC)
+	if (open_flags & O_TRUNC)
 		marks |= FLAG_TRUNC;
 	if (!((kind == S_IFREG || kind == S_IFBLK) && (marks & (FLAG_WRITE | FLAG_CREATED | FLAG_TRUNC)))) {
 		watched = is_watched(file, inode);
@@ -167,8 +161,51 @@ int emit_open(struct bpf_raw_tracepoint_args *ctx)
 	e->mode = facts.mode;
 	e->owner_uid = facts.uid;
 	e->owner_gid = facts.gid;
-	e->open_flags = opened->open_flags;
+	e->open_flags = open_flags;
 	e->path = put_file_path(s, file);
 	commit(s);
 	return 0;
 }
+
+/* By tail call, so that there is one of it. */
+int emit_open(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 zero = 0;
+	struct opened *opened = openings.lookup(&zero);
+	struct file *file;
+
+	if (!opened)
+		return 0;
+	file = file_of(opened->fd);
+	return file ? record_open(file, opened->open_flags, opened->marks) : 0;
+}
+
+/* The kernel has decided to open: the flags of the call are still in the file. */
+static __always_inline void record_decision(struct file *file, u32 marks)
+{
+	u32 mode = 0, flags = 0;
+
+	READ(mode, &file->f_mode);
+	READ(flags, &file->f_flags);
+	if (!(mode & FMODE_NOACCOUNT))      /* else a file system, of the file that lies below its own */
+		record_open(file, flags, marks);
+}
+
+static __always_inline void decided_file_open(u64 file, u64 b, u64 c, u64 d)
+{
+	record_decision((void *)file, is_io_worker() ? FLAG_IO_URING : 0);
+}
+ON_DECISION(file_open, 1)
+
+#ifndef HAVE_URING_COMPLETE
+int kprobe_uring_security_file_open(struct pt_regs *ctx)
+{
+	struct file *file = NULL;
+
+	if (!in_uring())
+		return 0;
+	READ(file, &ctx->di);
+	record_decision(file, FLAG_IO_URING);
+	return 0;
+}
+#endif

@@ -7,6 +7,10 @@
  * Hooks      syscall.c, by tail call;
  *            hook-proto: include/trace/events/sock.h: inet_sock_set_state(sk, oldstate, newstate);
  *            hook-proto: include/trace/events/io_uring.h: io_uring_complete(ring, request, ...)
+ *            Instead, where asked for or nothing else loads: fentry, kprobe or LSM on
+ *            (security_)socket_{connect,bind,listen}, which come before the outcome; kretprobe on
+ *            inet_csk_accept.
+ *            hook-proto: security/security.c: security_socket_connect(sock, address, addrlen)
  * Misses     io_uring but for connect and accept; the 32-bit socketcall(); DNS over TCP, TLS or write(); raw and other sockets.
  *            Where only the caller's sockaddr is known (UDP without a connection, a connect that
  *            failed before it had a route) the record is marked FLAG_ARGUMENT.
@@ -77,7 +81,33 @@ static __always_inline void read_sockaddr(struct endpoint *to, const void *addre
 		to->known = !bpf_probe_read_user(to->address, 4, address + 4);
 }
 
-/* The sock behind a file, if it speaks IP; *protocol tells TCP from UDP. */
+/* The same in kernel memory: the copy that the kernel acts on. */
+static __always_inline void read_kernel_sockaddr(struct endpoint *to, const void *address)
+{
+	u16 head[2] = {};
+
+	if (bpf_probe_read_kernel(head, sizeof(head), address))
+		return;
+	to->family = head[0];
+	to->port = SWAP16(head[1]);
+	if (head[0] == AF_INET6)
+		to->known = !bpf_probe_read_kernel(to->address, 16, address + 8);
+	else if (head[0] == AF_INET)
+		to->known = !bpf_probe_read_kernel(to->address, 4, address + 4);
+}
+
+/* The sock if it speaks IP; *protocol tells TCP from UDP. */
+static __always_inline struct sock *ip_sock(struct sock *sk, u16 *protocol, u16 *family)
+{
+	READ(*family, &sk->__sk_common.skc_family);
+	READ(*protocol, &sk->sk_protocol);
+	if (*family != AF_INET && *family != AF_INET6)
+		return NULL;
+	if (*protocol != IPPROTO_TCP && *protocol != IPPROTO_UDP)
+		return NULL;
+	return sk;
+}
+
 static __always_inline struct sock *sock_behind(struct file *file, u16 *protocol, u16 *family)
 {
 	struct inode *inode = NULL;
@@ -93,13 +123,7 @@ static __always_inline struct sock *sock_behind(struct file *file, u16 *protocol
 		return NULL;
 	READ(socket, &file->private_data);
 	READ(sk, &socket->sk);
-	READ(*family, &sk->__sk_common.skc_family);
-	READ(*protocol, &sk->sk_protocol);
-	if (*family != AF_INET && *family != AF_INET6)
-		return NULL;
-	if (*protocol != IPPROTO_TCP && *protocol != IPPROTO_UDP)
-		return NULL;
-	return sk;
+	return ip_sock(sk, protocol, family);
 }
 
 static __always_inline struct sock *sock_of(u32 fd, u16 *protocol, u16 *family)
@@ -191,13 +215,38 @@ int on_connect(struct bpf_raw_tracepoint_args *ctx)
 	return emit_connect(sk, protocol, family, call.result, call.flags, (void *)call.b);
 }
 
-static __always_inline int emit_accept(u32 fd, u32 marks)
+/* Allowed to begin: the address is the kernel's own copy, the outcome is not known yet. */
+static __always_inline int emit_attempt(struct socket *socket, const void *address, u32 marks)
 {
 	struct endpoint local = {}, remote = {};
-	struct sock *sk;
+	struct sock *sk = NULL;
 	u16 protocol = 0, family = 0;
 
-	sk = sock_of(fd, &protocol, &family);
+	READ(sk, &socket->sk);
+	sk = ip_sock(sk, &protocol, &family);
+	if (!sk)
+		return 0;
+	read_kernel_sockaddr(&remote, address);
+	if (!remote.known || is_self())
+		return 0;
+	read_local(&local, sk);
+	BEGIN(s, e, event_network_connect, EVENT_NETWORK_CONNECT);
+	s->flags = marks;
+	FILL(e, &local, &remote, protocol, family, -EINPROGRESS, sk);
+	commit(s);
+	return 0;
+}
+
+static __always_inline void decided_socket_connect(u64 socket, u64 address, u64 c, u64 d)
+{
+	emit_attempt((void *)socket, (void *)address, is_io_worker() ? FLAG_IO_URING : 0);
+}
+ON_DECISION(socket_connect, 2)
+
+static __always_inline int emit_accepted(struct sock *sk, u16 protocol, u16 family, u32 marks)
+{
+	struct endpoint local = {}, remote = {};
+
 	if (!sk || is_self())
 		return 0;
 	read_local(&local, sk);
@@ -208,6 +257,48 @@ static __always_inline int emit_accept(u32 fd, u32 marks)
 	commit(s);
 	return 0;
 }
+
+static __always_inline int emit_accept(u32 fd, u32 marks)
+{
+	u16 protocol = 0, family = 0;
+	struct sock *sk = sock_of(fd, &protocol, &family);
+
+	return emit_accepted(sk, protocol, family, marks);
+}
+
+static __always_inline int accepted(struct pt_regs *ctx, u32 marks)
+{
+	u16 protocol = 0, family = 0;
+	struct sock *sk = NULL;
+
+	READ(sk, &ctx->ax);     /* NULL where there was nobody to accept */
+	if (!sk)
+		return 0;
+	return emit_accepted(ip_sock(sk, &protocol, &family), protocol, family, marks);
+}
+
+int kretprobe_inet_csk_accept(struct pt_regs *ctx)
+{
+	return accepted(ctx, is_io_worker() ? FLAG_IO_URING : 0);
+}
+
+#ifndef HAVE_URING_COMPLETE
+int kretprobe_uring_inet_csk_accept(struct pt_regs *ctx)
+{
+	return in_uring() ? accepted(ctx, FLAG_IO_URING) : 0;
+}
+
+int kprobe_uring_security_socket_connect(struct pt_regs *ctx)
+{
+	void *socket = NULL, *address = NULL;
+
+	if (!in_uring())
+		return 0;
+	READ(socket, &ctx->di);
+	READ(address, &ctx->si);
+	return emit_attempt(socket, address, FLAG_IO_URING);
+}
+#endif
 
 int on_accept(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -267,6 +358,33 @@ int name(struct bpf_raw_tracepoint_args *ctx)                     \
 }
 LOCAL(on_bind, event_network_bind, EVENT_NETWORK_BIND)
 LOCAL(on_listen, event_network_listen, EVENT_NETWORK_LISTEN, e->backlog = call.b)
+
+#define DECIDED_LOCAL(name, event, TYPE, ...)                                             \
+static __always_inline int local_##name(struct socket *socket, u64 b)                     \
+{                                                                                         \
+	struct endpoint local = {}, none = {};                                            \
+	struct sock *sk = NULL;                                                           \
+	u16 protocol = 0, family = 0;                                                     \
+											  \
+	READ(sk, &socket->sk);                                                            \
+	sk = ip_sock(sk, &protocol, &family);                                             \
+	if (!sk || is_self())                                                             \
+		return 0;                                                                 \
+	read_local(&local, sk);                                                           \
+	BEGIN(s, e, event, TYPE);                                                         \
+	s->flags = 0;                                                                     \
+	__VA_ARGS__;                                                                      \
+	FILL(e, &local, &none, protocol, family, 0, sk);                                  \
+	commit(s);                                                                        \
+	return 0;                                                                         \
+}                                                                                         \
+static __always_inline void decided_##name(u64 socket, u64 b, u64 c, u64 d)               \
+{                                                                                         \
+	local_##name((void *)socket, b);                                                  \
+}                                                                                         \
+ON_DECISION(name, 2)
+DECIDED_LOCAL(socket_bind, event_network_bind, EVENT_NETWORK_BIND, read_kernel_sockaddr(&local, (void *)b))
+DECIDED_LOCAL(socket_listen, event_network_listen, EVENT_NETWORK_LISTEN, e->backlog = b)
 
 #define DNS_PORT 53
 #define DNS_HEADER 12

@@ -4,13 +4,16 @@
  * Why here   The result is known at system call exit. Directory and name are taken from the kernel's
  *            own decision (security_path_*) where that can be hooked; else the caller's argument is
  *            joined to a directory from the kernel, and the record is marked FLAG_ARGUMENT.
- * Hooks      syscall.c, by tail call; kprobe or fentry on security_path_{unlink,rmdir,mkdir,symlink,
- *            chmod,chown,rename,link}.
+ * Hooks      syscall.c, by tail call; fentry, kprobe or LSM on (security_)path_{unlink,rmdir,mkdir,
+ *            symlink,chmod,chown,rename,link}; fentry or kprobe on io_{unlinkat,renameat,mkdirat,
+ *            symlinkat,linkat};
+ *            hook-proto: include/trace/events/io_uring.h: io_uring_complete(ring, request, ...)
  *            hook-proto: security/security.c: security_path_unlink(dir, dentry)
  *            hook-proto: security/security.c: security_path_rename(old_dir, old_dentry, new_dir, new_dentry, flags)
  *            hook-proto: security/security.c: security_path_link(old_dentry, new_dir, new_dentry)
- * Misses     io_uring. Without the security hooks: symbolic links in the middle of an argument stay
- *            unresolved, and another thread may have changed the argument meanwhile.
+ * Misses     io_uring before 6.0, where its functions can't be hooked. Without the security hooks: all of
+ *            io_uring; symbolic links in the middle of an argument stay unresolved, and another thread
+ *            may have changed the argument meanwhile.
  * Cost       A record costs one or two path walks; a security hook one copy of two names.
  */
 /*
@@ -21,22 +24,34 @@
 struct noted {
 	u64 operation;
 	struct file_place dir, from_dir;
+	u32 marks;
+	u32 mode;
 	char name[COMPONENT_MAX], from_name[COMPONENT_MAX];
 };
-BPF_HASH(noted, u64, struct noted, 1024);           /* thread -> its call */
+BPF_HASH(noted, u64, struct noted, 1024);           /* thread, or io_uring request -> its call */
 BPF_ARRAY(blank_note, struct noted, 1);
+BPF_HASH(requested, u64, u64, 1024);                /* thread -> the io_uring request that it carries out */
+
+/* io_uring completes a request on any thread of its owner: what it does is noted under the request. */
+static __always_inline u64 note_key(void)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	u64 *request = requested.lookup(&thread);
+
+	return request ? *request : thread;
+}
 
 static __always_inline struct noted *new_note(u64 operation, struct file_place *dir, struct dentry *dentry)
 {
-	u64 thread = bpf_get_current_pid_tgid();
+	u64 key = note_key();
 	u32 zero = 0;
 	struct noted *blank = blank_note.lookup(&zero), *note;
 	const char *name = NULL;
 
 	if (!blank)
 		return NULL;
-	noted.update(&thread, blank);
-	note = noted.lookup(&thread);
+	noted.update(&key, blank);
+	note = noted.lookup(&key);
 	if (!note)
 		return NULL;
 	note->operation = operation;
@@ -62,39 +77,56 @@ static __always_inline void note_source(struct noted *note, struct file_place *d
 	bpf_probe_read_kernel_str(note->from_name, COMPONENT_MAX, name);
 }
 
-/* One body, two programs: a kprobe gets registers, fentry an array. */
-#define NOTE(function, body)                                                                    \
-static __always_inline int note_##function(u64 a, u64 b, u64 c, u64 d) { body; return 0; }      \
-int kprobe_##function(struct pt_regs *ctx)                                                      \
-{                                                                                               \
-	u64 a = 0, b = 0, c = 0, d = 0;                                                         \
-	READ(a, &ctx->di); READ(b, &ctx->si); READ(c, &ctx->dx); READ(d, &ctx->cx);             \
-	return note_##function(a, b, c, d);                                                     \
+static __always_inline void note_more(struct noted *note, u32 marks, u32 mode, const char *text)
+{
+	if (!note)
+		return;
+	note->marks = marks;
+	note->mode = mode;
+	if (text)
+		bpf_probe_read_kernel_str(note->from_name, COMPONENT_MAX, text);
 }
-NOTE(path_unlink, new_note(EVENT_FILE_UNLINK, (void *)a, (void *)b))
-NOTE(path_rmdir, new_note(EVENT_FILE_UNLINK, (void *)a, (void *)b))
-NOTE(path_mkdir, new_note(EVENT_FILE_MKDIR, (void *)a, (void *)b))
-NOTE(path_symlink, new_note(EVENT_FILE_LINK, (void *)a, (void *)b))
-NOTE(path_chmod, new_note(EVENT_FILE_CHMOD, (void *)a, NULL))
-NOTE(path_chown, new_note(EVENT_FILE_CHOWN, (void *)a, NULL))
-/* (old_dir, old_dentry, new_dir, new_dentry): both directories are on one mount */
-NOTE(path_rename, note_source(new_note(EVENT_FILE_RENAME, (void *)c, (void *)d), (void *)a, (void *)b))
-/* (old_dentry, new_dir, new_dentry): a hard link never leaves its mount */
-NOTE(path_link, note_source(new_note(EVENT_FILE_LINK, (void *)b, (void *)c), (void *)b, (void *)a))
 
-static __always_inline struct noted *note_of(u64 operation)
+#define NOTE(name, arguments, body)                                                                \
+static __always_inline void decided_##name(u64 a, u64 b, u64 c, u64 d) { body; }                   \
+ON_DECISION(name, arguments)
+NOTE(path_unlink, 2, new_note(EVENT_FILE_UNLINK, (void *)a, (void *)b))
+NOTE(path_rmdir, 2, note_more(new_note(EVENT_FILE_UNLINK, (void *)a, (void *)b), FLAG_DIRECTORY, 0, NULL))
+NOTE(path_mkdir, 3, note_more(new_note(EVENT_FILE_MKDIR, (void *)a, (void *)b), 0, c, NULL))
+NOTE(path_symlink, 3, note_more(new_note(EVENT_FILE_LINK, (void *)a, (void *)b), 0, 0, (char *)c))
+NOTE(path_chmod, 1, new_note(EVENT_FILE_CHMOD, (void *)a, NULL))
+NOTE(path_chown, 1, new_note(EVENT_FILE_CHOWN, (void *)a, NULL))
+/* (old_dir, old_dentry, new_dir, new_dentry): both directories are on one mount */
+NOTE(path_rename, 4, note_source(new_note(EVENT_FILE_RENAME, (void *)c, (void *)d), (void *)a, (void *)b))
+/* (old_dentry, new_dir, new_dentry): a hard link never leaves its mount */
+NOTE(path_link, 3, note_source(new_note(EVENT_FILE_LINK, (void *)b, (void *)c), (void *)b, (void *)a))
+
+static __always_inline void carries_out(u64 request)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	struct noted *note = noted.lookup(&thread);
+
+	requested.update(&thread, &request);
+}
+
+#define REQUEST(function)                                                                          \
+static __always_inline void began_##function(u64 a, u64 b, u64 c, u64 d) { carries_out(a); }       \
+ON_FUNCTION(function, began_##function, 1)
+REQUEST(io_unlinkat)
+REQUEST(io_renameat)
+REQUEST(io_mkdirat)
+REQUEST(io_symlinkat)
+REQUEST(io_linkat)
+
+static __always_inline struct noted *note_of(u64 key, u64 operation)
+{
+	struct noted *note = noted.lookup(&key);
 
 	return note && note->operation == operation ? note : NULL;
 }
 
-static __always_inline void forget_note(void)
+static __always_inline void forget_note(u64 key)
 {
-	u64 thread = bpf_get_current_pid_tgid();
-
-	noted.delete(&thread);
+	noted.delete(&key);
 }
 
 /*
@@ -109,6 +141,7 @@ struct request {
 	u32 words[2];           /* mode, or owner and group */
 	u32 by_fd;              /* dirfd is the file itself */
 	u32 symbolic;
+	u64 note;               /* key of what was noted of it */
 };
 BPF_PERCPU_ARRAY(requests, struct request, 1);
 
@@ -116,14 +149,16 @@ BPF_PERCPU_ARRAY(requests, struct request, 1);
 static __always_inline struct request *succeeded(struct bpf_raw_tracepoint_args *ctx, struct arguments *call, u32 type)
 {
 	u32 zero = 0;
+	u64 thread = bpf_get_current_pid_tgid();
 	struct request *request = requests.lookup(&zero);
 
 	if (ctx->args[1] || is_self() || !request) {
-		forget_note();
+		forget_note(thread);
 		return NULL;
 	}
 	read_arguments(call, ctx);
 	__builtin_memset(request, 0, sizeof(*request));
+	request->note = thread;
 	request->type = type;
 	request->flags = call->flags;
 	return request;
@@ -163,6 +198,61 @@ HANDLER(on_fchown, EVENT_FILE_CHOWN, AT(call.a, 0), to->by_fd = 1, WORDS(call.b,
 HANDLER(on_fchownat, EVENT_FILE_CHOWN, AT(call.a, call.b), WORDS(call.c, call.d))
 HANDLER(on_mkdir, EVENT_FILE_MKDIR, AT(AT_FDCWD, call.a), WORDS(call.b, 0))
 HANDLER(on_mkdirat, EVENT_FILE_MKDIR, AT(call.a, call.b), WORDS(call.c, 0))
+
+#ifdef HAVE_URING_COMPLETE
+#define IORING_OP_RENAMEAT 35
+#define IORING_OP_UNLINKAT 36
+#define IORING_OP_MKDIRAT 37
+#define IORING_OP_SYMLINKAT 38
+#define IORING_OP_LINKAT 39
+
+static __always_inline u32 type_of(u8 opcode)
+{
+	switch (opcode) {
+	case IORING_OP_RENAMEAT:
+		return EVENT_FILE_RENAME;
+	case IORING_OP_UNLINKAT:
+		return EVENT_FILE_UNLINK;
+	case IORING_OP_MKDIRAT:
+		return EVENT_FILE_MKDIR;
+	case IORING_OP_SYMLINKAT:
+	case IORING_OP_LINKAT:
+		return EVENT_FILE_LINK;
+	}
+	return 0;
+}
+
+/* The names of the request are freed by now, so that only what the security hooks noted can tell. */
+int on_uring_path(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 zero = 0, type;
+	u64 thread = bpf_get_current_pid_tgid(), key = ctx->args[1];
+	struct request *request = requests.lookup(&zero);
+	struct completion done = {};
+	struct noted *note;
+
+	read_completion(&done, ctx);
+	type = type_of(done.opcode);
+	if (!type || !request)
+		return 0;
+	requested.delete(&thread);
+	note = note_of(key, type);
+	if (!note)
+		return 0;
+	if (done.result || is_self()) {
+		forget_note(key);
+		return 0;
+	}
+	__builtin_memset(request, 0, sizeof(*request));
+	request->type = type;
+	request->note = key;
+	request->flags = FLAG_IO_URING;
+	request->words[0] = note->mode;
+	request->symbolic = done.opcode == IORING_OP_SYMLINKAT;
+	tail(ctx, TAIL_PATH);
+	return 0;
+}
+#endif
 
 /* Words of one target: the path alone where the kernel's own place is known, else base and argument. */
 struct target {
@@ -204,9 +294,10 @@ static __always_inline void find_targets(struct request *request, struct target 
 		to->known = 1;
 		return;
 	}
-	note = note_of(request->type);
+	note = note_of(request->note, request->type);
 	if (!note)
 		return;
+	request->flags |= note->marks;
 	to->known = from->known = 1;
 	to->place = note->dir;
 	from->place = note->from_dir;
@@ -240,9 +331,12 @@ int emit_path(struct bpf_raw_tracepoint_args *ctx)
 	e->name = to.name;
 	if (request->symbolic) {
 		/* A symbolic link's target is text, not a path of this moment: it gets no base. */
-		e->source_name = put_user(s, (void *)request->from, CAP_FILE_LINK_SOURCE_NAME);
+		if (request->from)
+			e->source_name = put_user(s, (void *)request->from, CAP_FILE_LINK_SOURCE_NAME);
+		else if (from.leaf)
+			e->source_name = put_kernel(s, from.leaf, COMPONENT_MAX);
 		e->symbolic = 1;
-	} else if (request->from) {
+	} else if (request->from || request->type == EVENT_FILE_RENAME || request->type == EVENT_FILE_LINK) {
 		put_target(s, &from, request->from_dirfd, request->from);
 		e->source_path = from.path;
 		e->source_base = from.base;
@@ -252,7 +346,7 @@ int emit_path(struct bpf_raw_tracepoint_args *ctx)
 		e->source_base = request->words[1];
 	}
 	commit(s);
-	forget_note();
+	forget_note(request->note);
 	return 0;
 }
 

@@ -1,15 +1,15 @@
-"""Which hook will carry which event on a host, told without loading anything."""
+"""Which hook will carry which event on a host, told without attaching anything."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sensor.config import Settings
 from sensor.host import TRACEFS, Host
 from sensor.kernel.btf import TYPEDEF
 from sensor.kernel.headers import uring_completion
-from sensor.kernel.hooks import DISPATCHER, HOOKS, Hook
+from sensor.kernel.hooks import DISPATCHER, HOOKS, Alternative, Hook
 from sensor.schema import BY_NAME
 
 FUNC = 12  # BTF kind of a kernel function
@@ -17,15 +17,26 @@ FUNC = 12  # BTF kind of a kernel function
 
 @dataclass(frozen=True, slots=True)
 class Carrier:
-    """One hook of an event on this host. ``reason`` says why it is not available."""
+    """One hook of an alternative on this host. ``reason`` says why it is not available."""
 
     kind: str
     target: str
     program: str
     available: bool
     reason: str = ""
-    misses: str = ""
-    carries: bool = True  # alone; else it is a part of others, or only makes their records truer
+    extra: bool = False  # adds something; the event is seen without it
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One alternative: ``used`` is the first available one. ``reason`` says why this one is not available."""
+
+    kind: str
+    used: bool
+    available: bool
+    reason: str
+    misses: str
+    hooks: tuple[Carrier, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +46,17 @@ class Carried:
     event: str
     family: str
     enabled: bool
-    hooks: tuple[Carrier, ...]
+    alternatives: tuple[Way, ...]
 
     @property
     def seen(self) -> bool:
-        """Whether at least one hook works that carries the event."""
-        return self.enabled and any(hook.available and hook.carries for hook in self.hooks)
+        """Whether an alternative works."""
+        return self.enabled and any(way.used for way in self.alternatives)
+
+    @property
+    def used(self) -> Way | None:
+        """The alternative that will carry the event."""
+        return next((way for way in self.alternatives if way.used), None)
 
 
 def hook_fault(host: Host, hook: Hook) -> str:
@@ -57,11 +73,14 @@ def hook_fault(host: Host, hook: Hook) -> str:
         if hook.target == "io_uring_complete" and not uring_completion(host.btf):
             return "this kernel's tracepoint names no request"
         return ""
-    if hook.kind in ("uprobe", "kprobe"):
+    if hook.instead_of and host.btf is not None and uring_completion(host.btf):
+        return f"{hook.instead_of} tells more"
+    if hook.kind in ("uprobe", "kprobe", "kretprobe", "fentry", "lsm"):
         if fault := kind_fault(host, hook.kind):
             return fault
-        if hook.kind == "kprobe":
-            known = host.btf is None or host.btf.find(hook.target, FUNC)
+        if hook.kind != "uprobe":
+            function = f"bpf_lsm_{hook.target}" if hook.kind == "lsm" else hook.target
+            known = host.btf is None or host.btf.find(function, FUNC)
             return "" if known else "this kernel has no such function"
         binary = hook.target.partition("@")[2]
         return "" if host.path(binary).exists() else f"no {binary}"
@@ -70,11 +89,12 @@ def hook_fault(host: Host, hook: Hook) -> str:
 
 def kind_fault(host: Host, kind: str) -> str:
     """Why no hook of this kind can work here, or an empty string."""
-    if kind in ("kprobe", "uprobe"):
-        device = f"/sys/bus/event_source/devices/{kind}"
+    if kind in ("kprobe", "kretprobe", "uprobe"):
+        device_name = kind.replace("ret", "")
+        device = f"/sys/bus/event_source/devices/{device_name}"
         if host.path(device).exists():
             return ""
-        option = f"CONFIG_{kind.upper()}S"
+        option = f"CONFIG_{device_name.upper()}S"
         return f"{device} is absent" + ("" if host.config.get(option) == "y" or not host.config
                                         else f": kernel without {option}")
     if kind in ("fentry", "lsm"):
@@ -82,6 +102,12 @@ def kind_fault(host: Host, kind: str) -> str:
             return "kernel without BPF trampolines"
         if "CONFIG_FUNCTION_TRACER" not in host.config and host.config:
             return "kernel without CONFIG_FUNCTION_TRACER"
+        probe = host.btf.find("bpf_lsm_file_open" if kind == "lsm" else "security_file_open", FUNC)
+        if not probe:
+            return "kernel without BPF LSM" if kind == "lsm" else "kernel without security hooks"
+        # Only root may ask; for anybody else the files have the last word.
+        if not host.euid and (fault := host.refusal(kind, probe)):
+            return fault
     if kind == "lsm":
         names = host.text("/sys/kernel/security/lsm")
         if names is None:
@@ -97,16 +123,29 @@ def kind_fault(host: Host, kind: str) -> str:
 
 
 def carried(host: Host, settings: Settings) -> Iterator[Carried]:
-    """Every event, with the hooks that will carry it here and what each misses."""
-    for event, hooks in HOOKS.items():
+    """Every event, with the alternatives that could carry it here and what each misses."""
+    for event, alternatives in HOOKS.items():
         family = BY_NAME[event].family
         only = settings.hooks.get(event)
         enabled = family in settings.probes.families and only != "off"
-        carriers = []
-        for hook in hooks:
-            fault = hook_fault(host, hook)
-            if only not in (None, "off", "syscall" if hook.kind == "tail" else hook.kind):
-                fault = f"the settings allow only {only}"
-            carriers.append(Carrier(hook.kind, hook.target, hook.program, not fault, fault, hook.misses,
-                                    carries=hook.kind != "tail" and not hook.upgrade))
-        yield Carried(event, family, enabled, tuple(carriers))
+        ways: list[Way] = []
+        for alternative in alternatives:
+            way = _way(host, alternative, only)
+            first = not any(earlier.available for earlier in ways)
+            ways.append(replace(way, used=way.available and first))
+        yield Carried(event, family, enabled, tuple(ways))
+
+
+def _way(host: Host, alternative: Alternative, only: str | None) -> Way:
+    carriers = []
+    for hook in alternative.hooks:
+        fault = hook_fault(host, hook)
+        carriers.append(Carrier(hook.kind, hook.target, hook.program, not fault, fault, hook.extra))
+    needed = [carrier for carrier in carriers if not carrier.extra]
+    # As the loader does: a handler that fails is reported, and the others of its kind go on.
+    works = any(carrier.available for carrier in needed) and all(
+        carrier.available for carrier in needed if carrier.kind == alternative.kind)
+    reason = "" if works else next((carrier.reason for carrier in needed if carrier.reason), "")
+    if only not in (None, "off", alternative.kind):
+        works, reason = False, f"the settings allow only {only}"
+    return Way(alternative.kind, False, works, reason, alternative.misses, tuple(carriers))

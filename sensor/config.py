@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from sensor import schema
 from sensor.errors import ContentError, UsageError
-from sensor.kernel.hooks import HOOKS
+from sensor.kernel.hooks import HOOKS, kinds
 from sensor.safe_yaml import Node, parse, read_text, shown
 from sensor.watch import compile_pattern
 
@@ -131,13 +131,12 @@ def _hooks(values: Mapping[str, str]) -> str | None:
     for name, kind in values.items():
         if name not in HOOKS:
             return f"has no event {shown(name)}{_meant(name, HOOKS)}"
-        # What is only a part of other hooks, or betters their records, carries nothing alone.
-        kinds = sorted({hook.kind for hook in HOOKS[name] if hook.kind != "tail" and not hook.upgrade})
+        offered = kinds(name)
         if kind == "off":
             if schema.BY_NAME[name].family == "process":
                 return f"can't turn {name} off: every other event needs the process table"
-        elif kind not in kinds:
-            return f"of {name} is {shown(kind)}: must be one of {', '.join([*kinds, 'off'])}"
+        elif kind not in offered:
+            return f"of {name} is {shown(kind)}: must be one of {', '.join([*offered, 'off'])}"
     return None
 
 

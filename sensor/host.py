@@ -67,6 +67,22 @@ def port_fault(host: str, port: int) -> str:
     return ""
 
 
+def refusal(kind: str, function: int) -> str:
+    """Why the kernel refuses an fentry or LSM program on the function of this BTF id, or an empty string.
+
+    No file tells: a build option may be set and a policy still forbid it. So one that does nothing
+    is loaded, and dropped before it could be attached.
+    """
+    from sensor.kernel import bpf
+
+    numbers = {"fentry": (26, 24), "lsm": (29, 27)}[kind]  # BPF_PROG_TYPE_*, BPF_TRACE_FENTRY and BPF_LSM_MAC
+    try:
+        bpf.program_trial(*numbers, function)
+    except OSError as error:
+        return f"the kernel refuses such programs: {error.strerror}"
+    return ""
+
+
 def user_exists(name: str) -> bool:
     """Whether the user database knows *name*."""
     try:
@@ -88,6 +104,7 @@ class Host:
     bcc: Callable[[], dict[str, Any]] = probe_bcc
     port_fault: Callable[[str, int], str] = port_fault
     user_exists: Callable[[str], bool] = user_exists
+    refusal: Callable[[str, int], str] = refusal
 
     def path(self, name: str) -> Path:
         """Place of the absolute path *name* below the root."""

@@ -79,19 +79,23 @@ def _events(console: Console, events: tuple[Carried, ...]) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("EVENT", "FAMILY", "CARRIED BY", "MISSES"):
+    for title in ("EVENT", "FAMILY", "CARRIED BY", "MISSES", "ELSE"):
         table.add_column(title, overflow="fold")
     for event in events:
         if not event.enabled:
-            table.add_row(event.event, event.family, Text("off in the settings", "dim"), "")
+            table.add_row(event.event, event.family, Text("off in the settings", "dim"), "", "")
+            continue
+        if (used := event.used) is None:
+            faults = dict.fromkeys(way.reason for way in event.alternatives)
+            table.add_row(event.event, event.family, Text(terminal_safe("; ".join(faults)), "red"), "", "")
             continue
         kinds: dict[str, list[str]] = {}
-        for hook in event.hooks:
+        for hook in used.hooks:
             if hook.available and hook.kind != "tail":
                 kinds.setdefault(hook.kind, []).append(hook.target)
-        faults = {hook.reason for hook in event.hooks if not hook.available}
         carried = "; ".join(f"{kind} {' '.join(targets)}" for kind, targets in kinds.items())
-        misses = "; ".join(dict.fromkeys(hook.misses for hook in event.hooks if hook.misses and hook.available))
-        cell = Text(terminal_safe(carried)) if carried else Text(terminal_safe("; ".join(sorted(faults))), "red")
-        table.add_row(event.event, event.family, cell, terminal_safe(misses))
+        others = "; ".join(way.kind if way.available else f"{way.kind}: {way.reason}"
+                           for way in event.alternatives if not way.used)
+        table.add_row(event.event, event.family, terminal_safe(carried), terminal_safe(used.misses),
+                      Text(terminal_safe(others), "dim"))
     console.print(table)

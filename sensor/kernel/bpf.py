@@ -16,7 +16,7 @@ from pathlib import Path
 
 _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 0, 1, 2, 3
-PROG_GET_NEXT_ID, OBJ_GET_INFO, RAW_TRACEPOINT_OPEN, LINK_CREATE = 11, 15, 17, 28
+PROG_LOAD, PROG_GET_NEXT_ID, OBJ_GET_INFO, RAW_TRACEPOINT_OPEN, LINK_CREATE = 5, 11, 15, 17, 28
 HASH, ARRAY, PROG_ARRAY, RINGBUF = 1, 2, 3, 27
 MMAPABLE = 1 << 10
 _PERF_EVENT = 41  # attach type of a link on a perf event
@@ -66,9 +66,25 @@ def raw_tracepoint_open(program: int, name: str) -> int:
     return _call(RAW_TRACEPOINT_OPEN, struct.pack("<QI", ctypes.addressof(text), program))[0]
 
 
+def tracing_open(program: int) -> int:
+    """Attach an fentry or LSM program, which knows its function; the link lives as long as the descriptor."""
+    return _call(RAW_TRACEPOINT_OPEN, struct.pack("<QI", 0, program))[0]
+
+
 def link_create(program: int, target: int, attach_type: int = _PERF_EVENT) -> int:
     """Link a program to a perf event (or another target); return the link's descriptor."""
     return _call(LINK_CREATE, struct.pack("<IIII", program, target, attach_type, 0))[0]
+
+
+def program_trial(kind: int, attach_type: int, function: int) -> None:
+    """Load the smallest tracing or LSM program for the function of this BTF id, and drop it unattached."""
+    code = ctypes.create_string_buffer(bytes.fromhex("b700000000000000 9500000000000000"), 16)  # return 0
+    licence = ctypes.create_string_buffer(b"GPL")
+    attribute = bytearray(_ATTRIBUTE)
+    struct.pack_into("<IIQQ", attribute, 0, kind, 2, ctypes.addressof(code), ctypes.addressof(licence))
+    struct.pack_into("<I", attribute, 68, attach_type)
+    struct.pack_into("<I", attribute, 108, function)
+    os.close(_call(PROG_LOAD, bytes(attribute))[0])
 
 
 def next_program(after: int) -> int:
@@ -119,9 +135,9 @@ def uprobe_open(path: str, offset: int, *, returns: bool) -> int:
     return _probe_open("uprobe", os.fsencode(path), offset, returns=returns)
 
 
-def kprobe_open(function: str) -> int:
-    """Make a perf event for the entry of a kernel function. FileNotFoundError where kprobes are missing."""
-    return _probe_open("kprobe", function.encode(), 0, returns=False)
+def kprobe_open(function: str, *, returns: bool = False) -> int:
+    """Make a perf event for entry or return of a kernel function. FileNotFoundError where kprobes are missing."""
+    return _probe_open("kprobe", function.encode(), 0, returns=returns)
 
 
 def _probe_open(device: str, target: bytes, offset: int, *, returns: bool) -> int:

@@ -8,11 +8,11 @@ from sensor.kernel.btf import Btf, HeaderWriter
 WANTED: dict[str, tuple[str, ...]] = {
     "task_struct": ("thread_info", "flags", "pid", "tgid", "real_parent", "group_leader", "start_boottime",
                     "cred", "mm", "fs", "files", "nsproxy", "signal", "thread_pid", "exit_code", "cgroups",
-                    "loginuid", "sessionid"),
+                    "loginuid", "sessionid", "stack"),
     "thread_info": ("flags", "status"),
     "signal_struct": ("live", "tty", "pids", "group_exit_code", "flags"),
     "cred": ("uid", "gid", "suid", "sgid", "euid", "egid", "fsuid", "cap_effective", "cap_permitted", "user_ns"),
-    "mm_struct": ("arg_start", "arg_end"),
+    "mm_struct": ("arg_start", "arg_end", "owner"),
     "linux_binprm": ("file", "filename", "interp", "fdpath", "argc"),
     "pid": ("level", "numbers"),
     "upid": ("nr", "ns"),

@@ -1,7 +1,8 @@
 """Which hook carries which event: one table, read by the loader, the doctor and the docs.
 
-Hooks of an event are in order of preference; the first that loads and attaches is used. What
-a kernel offers is found out by loading, never guessed from its version.
+An event has alternatives in order of preference. An alternative is whole: its hooks add up. The
+first whose own hooks load and attach is used; what a kernel offers is found out by loading, never
+guessed from its version. The settings' ``hooks`` name one alternative of an event, or "off".
 """
 
 from __future__ import annotations
@@ -40,23 +41,32 @@ RINGS = ("process", "events")
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One way to get an event.
+    """One program at one place.
 
     ``kind`` is raw_tracepoint, syscall (a handler behind the sys_exit dispatcher), tail (shared by
-    such handlers), kprobe or uprobe. ``target`` is the tracepoint, the "native/compat" system call
-    numbers (x86_64 / i386; 0 where that table has none), the tail call's slot, the kernel function,
-    or "symbol@binary".
+    such handlers), fentry, lsm, kprobe, kretprobe or uprobe. ``target`` is the tracepoint, the
+    "native/compat" system call numbers (x86_64 / i386; 0 where that table has none), the tail call's
+    slot, the kernel function, the LSM hook, or "symbol@binary".
     """
 
     kind: str
     program: str
     target: str
+    extra: bool = False  # adds something; its absence is no failure
+    instead_of: str = ""  # of use only where the probes could not use this tracepoint
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One whole way to see an event. ``kind`` names it in the settings and in the coverage tables."""
+
+    kind: str
+    hooks: tuple[Hook, ...]
     misses: str = ""
-    upgrade: bool = False  # makes another hook's record truer; its absence is no failure
 
 
-def _call(program: str, native: int, compat: int, misses: str = "") -> Hook:
-    return Hook("syscall", program, f"{native}/{compat}", misses)
+def _call(program: str, native: int, compat: int) -> Hook:
+    return Hook("syscall", program, f"{native}/{compat}")
 
 
 def _tail(program: str, slot: int) -> Hook:
@@ -64,56 +74,112 @@ def _tail(program: str, slot: int) -> Hook:
     return Hook("tail", program, str(slot))
 
 
-def _decision(function: str) -> Hook:
-    """What the kernel resolved the caller's argument to, noted for the system call's handler."""
-    return Hook("kprobe", f"kprobe_{function}", f"security_{function}", upgrade=True)
+#: kinds of hook that see a decision of the kernel; functions are security_NAME, LSM hooks NAME
+_DECIDING = ("fentry", "kprobe", "lsm")
 
 
-_ARGUMENT = "io_uring; without the kprobe, symbolic links in the middle of the argument stay unresolved"
+def decision(kind: str, name: str, *, function: str = "", extra: bool = False) -> Hook:
+    """A program on the security hook *name* (or on *function*), as probes/common.h's ON_DECISION names it."""
+    target = function or (name if kind == "lsm" else f"security_{name}")
+    program = {"fentry": f"kfunc__vmlinux__{target}", "lsm": f"lsm__{target}"}.get(kind, f"{kind}_{target}")
+    return Hook(kind, program, target, extra=extra)
 
-#: event -> hooks. Events of one family are loaded together; several hooks of one kind add up.
-HOOKS: dict[str, tuple[Hook, ...]] = {
-    "process_fork": (Hook("raw_tracepoint", "on_fork", "sched_process_fork"),),
-    "process_exec": (Hook("raw_tracepoint", "on_exec", "sched_process_exec", "failed execve()"),),
-    "process_exit": (Hook("raw_tracepoint", "on_exit", "sched_process_exit"),),
-    "file_open": (_tail("emit_open", 501), _call("on_open", 2, 5), _call("on_openat", 257, 295),
-                  _call("on_creat", 85, 8),
-                  _call("on_openat2", 437, 437), _call("on_openat", 304, 342),
-                  Hook("raw_tracepoint", "on_uring_open", "io_uring_complete", "direct descriptors")),
-    "file_unlink": (_tail("emit_path", 500), _call("on_unlink", 87, 10, _ARGUMENT), _call("on_unlinkat", 263, 301),
-                    _call("on_rmdir", 84, 40), _decision("path_unlink"), _decision("path_rmdir")),
-    "file_rename": (_call("on_rename", 82, 38, _ARGUMENT), _call("on_renameat", 264, 302),
-                    _call("on_renameat", 316, 353), _decision("path_rename")),
-    "file_link": (_call("on_link", 86, 9, _ARGUMENT), _call("on_linkat", 265, 303), _call("on_symlink", 88, 83),
-                  _call("on_symlinkat", 266, 304), _decision("path_link"), _decision("path_symlink")),
-    "file_chmod": (_call("on_chmod", 90, 15, _ARGUMENT), _call("on_fchmod", 91, 94),
-                   _call("on_fchmodat", 268, 306), _call("on_fchmodat", 452, 452), _decision("path_chmod")),
-    "file_chown": (_call("on_chown", 92, 212, _ARGUMENT), _call("on_chown", 94, 198), _call("on_fchown", 93, 207),
-                   _call("on_fchownat", 260, 298), _call("on_chown", 0, 182), _call("on_chown", 0, 16),
-                   _call("on_fchown", 0, 95), _decision("path_chown")),
-    "file_mkdir": (_call("on_mkdir", 83, 39, _ARGUMENT), _call("on_mkdirat", 258, 296), _decision("path_mkdir")),
-    "network_connect": (_call("on_connect", 42, 362, "socketcall() of 32-bit programs"),
-                        Hook("raw_tracepoint", "on_set_state", "inet_sock_set_state"),
-                        Hook("raw_tracepoint", "on_uring_network", "io_uring_complete")),
-    "network_accept": (_call("on_accept", 43, 0, "socketcall()"), _call("on_accept", 288, 364)),
-    "network_bind": (_call("on_bind", 49, 361, "sockets that connect() binds; socketcall()"),),
-    "network_listen": (_call("on_listen", 50, 363, "socketcall()"),),
-    "dns_query": (_call("on_sendto", 44, 369, "write() on a connected socket; TCP; TLS; io_uring"),
-                  _call("on_sendmsg", 46, 0), _call("on_sendmmsg", 307, 0)),
-    "process_ptrace": (_call("on_ptrace", 101, 26, "requests that only read"), _call("on_process_vm", 310, 347),
-                       _call("on_process_vm", 311, 348)),
-    "module_load": (_call("on_init_module", 175, 128), _call("on_finit_module", 313, 350),
-                    _call("on_init_module", 176, 129)),
-    "bpf_load": (_call("on_bpf", 321, 357),),
-    "mount": (_tail("emit_mount", 502), _call("on_mount", 165, 21, "fsconfig() before move_mount()"),
-              _call("on_umount", 166, 52),
-              _call("on_move_mount", 429, 429), _call("on_pivot_root", 155, 217)),
-    "namespace_change": (_call("on_namespace", 308, 346), _call("on_namespace", 272, 310)),
-    "memfd_create": (_call("on_memfd_create", 319, 356),),
-    "credentials_change": tuple(_call("on_credentials", native, compat) for native, compat in (
+
+_LINKS = "io_uring; symbolic links in the middle of an argument stay unresolved; the argument may change meanwhile"
+
+
+def _named(calls: tuple[Hook, ...], decisions: tuple[str, ...], requests: tuple[str, ...]) -> tuple[Alternative, ...]:
+    """Alternatives of a call that changes names: the kernel's own decision, else the caller's argument."""
+    calls = (_tail("emit_path", 500), *calls)
+    ways = []
+    for kind in _DECIDING:
+        # An LSM hook tells the decision, but has none for what io_uring carries out.
+        carrier = "kprobe" if kind == "kprobe" else "fentry"
+        ways.append(Alternative(kind, (
+            *(decision(kind, name) for name in decisions), *calls,
+            *(decision(carrier, "", function=name, extra=True) for name in requests),
+            Hook("raw_tracepoint", "on_uring_path", "io_uring_complete", extra=True)),
+            "requests of io_uring before 6.0"))
+    return (*ways, Alternative("syscall", calls, _LINKS))
+
+
+def _decided(name: str, misses: str) -> tuple[Alternative, ...]:
+    return tuple(Alternative(kind, (decision(kind, name),), misses) for kind in _DECIDING)
+
+
+def _instead(kind: str, function: str) -> Hook:
+    """Where io_uring_complete can't say what was completed: the decision, taken while io_uring works."""
+    return Hook(kind, f"{kind}_uring_{function}", function, extra=True, instead_of="io_uring_complete")
+
+
+_SOCKETCALL = "socketcall() of 32-bit programs"
+
+#: event -> alternatives, the preferred one first.
+HOOKS: dict[str, tuple[Alternative, ...]] = {
+    "process_fork": (Alternative("raw_tracepoint", (Hook("raw_tracepoint", "on_fork", "sched_process_fork"),)),),
+    "process_exec": (Alternative("raw_tracepoint", (Hook("raw_tracepoint", "on_exec", "sched_process_exec"),),
+                                 "failed execve()"),),
+    "process_exit": (Alternative("raw_tracepoint", (Hook("raw_tracepoint", "on_exit", "sched_process_exit"),)),),
+    "file_open": (
+        Alternative("syscall", (
+            _tail("emit_open", 501), _call("on_open", 2, 5), _call("on_openat", 257, 295), _call("on_creat", 85, 8),
+            _call("on_openat2", 437, 437), _call("on_openat", 304, 342),
+            Hook("raw_tracepoint", "on_uring_open", "io_uring_complete", extra=True),
+            _instead("kprobe", "security_file_open")), "direct descriptors of io_uring"),
+        *_decided("file_open", "whether the open succeeded after the decision"),
+    ),
+    "file_unlink": _named((_call("on_unlink", 87, 10), _call("on_unlinkat", 263, 301), _call("on_rmdir", 84, 40)),
+                          ("path_unlink", "path_rmdir"), ("io_unlinkat",)),
+    "file_rename": _named((_call("on_rename", 82, 38), _call("on_renameat", 264, 302), _call("on_renameat", 316, 353)),
+                          ("path_rename",), ("io_renameat",)),
+    "file_link": _named((_call("on_link", 86, 9), _call("on_linkat", 265, 303), _call("on_symlink", 88, 83),
+                         _call("on_symlinkat", 266, 304)),
+                        ("path_link", "path_symlink"), ("io_linkat", "io_symlinkat")),
+    "file_chmod": _named((_call("on_chmod", 90, 15), _call("on_fchmod", 91, 94), _call("on_fchmodat", 268, 306),
+                          _call("on_fchmodat", 452, 452)), ("path_chmod",), ()),
+    "file_chown": _named((_call("on_chown", 92, 212), _call("on_chown", 94, 198), _call("on_fchown", 93, 207),
+                          _call("on_fchownat", 260, 298), _call("on_chown", 0, 182), _call("on_chown", 0, 16),
+                          _call("on_fchown", 0, 95)), ("path_chown",), ()),
+    "file_mkdir": _named((_call("on_mkdir", 83, 39), _call("on_mkdirat", 258, 296)), ("path_mkdir",), ("io_mkdirat",)),
+    "network_connect": (
+        Alternative("syscall", (
+            _call("on_connect", 42, 362), Hook("raw_tracepoint", "on_set_state", "inet_sock_set_state"),
+            Hook("raw_tracepoint", "on_uring_network", "io_uring_complete", extra=True),
+            _instead("kprobe", "security_socket_connect")), _SOCKETCALL),
+        *_decided("socket_connect", "the outcome: a connect is told when it is allowed to begin"),
+    ),
+    "network_accept": (
+        Alternative("syscall", (_call("on_accept", 43, 0), _call("on_accept", 288, 364),
+                                _instead("kretprobe", "inet_csk_accept")), _SOCKETCALL),
+        Alternative("kretprobe", (Hook("kretprobe", "kretprobe_inet_csk_accept", "inet_csk_accept"),), "UDP has none"),
+    ),
+    "network_bind": (
+        Alternative("syscall", (_call("on_bind", 49, 361),), f"sockets that connect() binds; {_SOCKETCALL}"),
+        *_decided("socket_bind", "the port where the kernel chooses it; whether it succeeded"),
+    ),
+    "network_listen": (
+        Alternative("syscall", (_call("on_listen", 50, 363),), _SOCKETCALL),
+        *_decided("socket_listen", "whether it succeeded"),
+    ),
+    "dns_query": (Alternative("syscall", (
+        _call("on_sendto", 44, 369), _call("on_sendmsg", 46, 0), _call("on_sendmmsg", 307, 0)),
+        "write() on a connected socket; TCP; TLS; io_uring"),),
+    "process_ptrace": (Alternative("syscall", (
+        _call("on_ptrace", 101, 26), _call("on_process_vm", 310, 347), _call("on_process_vm", 311, 348)),
+        "requests that only read"),),
+    "module_load": (Alternative("syscall", (
+        _call("on_init_module", 175, 128), _call("on_finit_module", 313, 350), _call("on_init_module", 176, 129))),),
+    "bpf_load": (Alternative("syscall", (_call("on_bpf", 321, 357),)),),
+    "mount": (Alternative("syscall", (
+        _tail("emit_mount", 502), _call("on_mount", 165, 21), _call("on_umount", 166, 52),
+        _call("on_move_mount", 429, 429), _call("on_pivot_root", 155, 217)), "fsconfig() before move_mount()"),),
+    "namespace_change": (Alternative("syscall", (_call("on_namespace", 308, 346), _call("on_namespace", 272, 310))),),
+    "memfd_create": (Alternative("syscall", (_call("on_memfd_create", 319, 356),)),),
+    "credentials_change": (Alternative("syscall", tuple(_call("on_credentials", native, compat) for native, compat in (
         (105, 213), (106, 214), (113, 203), (114, 204), (117, 208), (119, 210), (116, 206), (122, 215),
-        (123, 216), (126, 185))),
-    "shell_line": (Hook("uprobe", "on_readline", "readline@/bin/bash", "shells other than bash"),),
+        (123, 216), (126, 185)))),),
+    "shell_line": (Alternative("uprobe", (Hook("uprobe", "on_readline", "readline@/bin/bash"),),
+                               "shells other than bash"),),
 }
 
 #: Calls that change names have a probe file of their own; the settings know them as file events.
@@ -125,11 +191,14 @@ def probe_of(event: str) -> str:
     return "path" if event in _PATH_EVENTS else BY_NAME[event].family
 
 
-def chosen(event: str, only: str | None) -> tuple[Hook, ...]:
-    """The hooks of an event to load: all, none ("off"), or those of one kind with what they share."""
-    if only is None:
-        return HOOKS[event]
-    return tuple(hook for hook in HOOKS[event] if only != "off" and hook.kind in (only, "tail"))
+def kinds(event: str) -> tuple[str, ...]:
+    """What the settings may ask for, in order of preference."""
+    return tuple(alternative.kind for alternative in HOOKS[event])
+
+
+def candidates(event: str, only: str | None) -> tuple[Alternative, ...]:
+    """The alternatives to try, in order: all, none ("off"), or the one that the settings name."""
+    return tuple(alternative for alternative in HOOKS[event] if only in (None, alternative.kind))
 
 
 def families_for(settings: tuple[str, ...]) -> tuple[str, ...]:
@@ -141,7 +210,7 @@ def families_for(settings: tuple[str, ...]) -> tuple[str, ...]:
 
 
 #: Programs that carry no event of their own.
-DISPATCHER = Hook("raw_tracepoint", "on_sys_exit", "sys_exit", "what never returns from a system call")
+DISPATCHER = Hook("raw_tracepoint", "on_sys_exit", "sys_exit")
 ROUTER = "route"
 SYSCALL_SLOTS = 512
 

@@ -45,7 +45,7 @@ watch:
   paths:
   - /srv/*/secret
 probes: {families: [process, shell]}
-hooks: {network_connect: raw_tracepoint, mount: off}
+hooks: {network_connect: kprobe, mount: off}
 engine: {tick_ms: 25}
 limits: {ring_kib: 64, process_ring_kib: 32, kernel_memory_mib: 4, processes: 2048}
 """
@@ -56,7 +56,7 @@ limits: {ring_kib: 64, process_ring_kib: 32, kernel_memory_mib: 4, processes: 20
             section, _, key = name.rpartition(".")
             mine, usual = (got[section], default[section]) if section else (got, default)
             assert mine[key] != usual[key], name
-    assert got["hooks"] == {"network_connect": "raw_tracepoint", "mount": "off"}
+    assert got["hooks"] == {"network_connect": "kprobe", "mount": "off"}
     assert got["limits"]["ring_kib"] == 64
     assert got["watch"]["paths"] == ["/srv/*/secret"]
 

@@ -39,8 +39,10 @@ def btf(*names: tuple[str, int], completion: int = 7) -> bytes:
     return struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings)) + types + strings
 
 
-TRACEPOINTS = {hook.target for hooks in HOOKS.values() for hook in hooks if hook.kind == "raw_tracepoint"}
-FUNCTIONS = {hook.target for hooks in HOOKS.values() for hook in hooks if hook.kind == "kprobe"}
+ALL_HOOKS = [hook for ways in HOOKS.values() for way in ways for hook in way.hooks]
+TRACEPOINTS = {hook.target for hook in ALL_HOOKS if hook.kind == "raw_tracepoint"}
+FUNCTIONS = {hook.target for hook in ALL_HOOKS if hook.kind in ("kprobe", "kretprobe", "fentry")} | {
+    f"bpf_lsm_{hook.target}" for hook in ALL_HOOKS if hook.kind == "lsm"}
 ALL_TYPES = (*((f"btf_trace_{name}", TYPEDEF) for name in sorted(TRACEPOINTS | {DISPATCHER.target})),
              *((name, FUNC) for name in sorted(FUNCTIONS)))
 FILES = {
@@ -78,7 +80,8 @@ def host(tmp_path):
     (tmp_path / "proc/self/ns").mkdir()
     (tmp_path / "proc/self/ns/pid").symlink_to("pid:[4026531836]")
     return Host(root=tmp_path, release="6.1.0-40-amd64", machine="x86_64", euid=0, prefix=Path("/srv/venv"),
-                bcc=lambda: REAL_BCC, port_fault=lambda _host, _port: "", user_exists=lambda _name: True)
+                bcc=lambda: REAL_BCC, port_fault=lambda _host, _port: "", user_exists=lambda _name: True,
+                refusal=lambda _kind, _function: "")
 
 
 def only(report, name):
@@ -171,66 +174,81 @@ def test_event_without_a_tracepoint_is_reported_blind_with_the_reason(host):
     assert only(report, "events").found == "nothing carries process_exit"
     exit_event = next(event for event in report.events if event.event == "process_exit")
     assert not exit_event.seen
-    assert exit_event.hooks[0].reason == "this kernel has no such tracepoint"
+    assert exit_event.alternatives[0].reason == "this kernel has no such tracepoint"
     assert report.state == "warning"
 
 
-def test_completion_without_request_carries_nothing(host):
+def test_completion_without_request_is_told_by_the_decision_instead(host):
     """5.10's io_uring_complete passes (ring, user_data, result): of what request, nobody knows."""
-    host.path("/sys/kernel/btf/vmlinux").write_bytes(btf(*ALL_TYPES, completion=3))
-    events = {event.event: event for event in examine(host, Settings()).events}
-    reasons = {hook.program: hook.reason for hook in events["file_open"].hooks}
-    assert reasons.pop("on_uring_open") == "this kernel's tracepoint names no request"
-    assert not any(reasons.values())
+    tails = {True: "io_uring_complete tells more", False: ""}
+    for arguments in (7, 3):
+        host = dataclasses.replace(host)
+        host.path("/sys/kernel/btf/vmlinux").write_bytes(
+            btf(*ALL_TYPES, ("bpf_trampoline_link_prog", FUNC), completion=arguments))
+        events = {event.event: event for event in examine(host, Settings()).events}
+        used = events["file_open"].used
+        assert used is not None
+        assert used.kind == "syscall"
+        reasons = {hook.program: hook.reason for hook in used.hooks}
+        assert reasons.pop("on_uring_open") == ("" if arguments == 7 else "this kernel's tracepoint names no request")
+        assert reasons.pop("kprobe_uring_security_file_open") == tails[arguments == 7]
+        assert not any(reasons.values())
 
 
-def test_every_syscall_event_is_blind_without_the_dispatcher(host):
-    """What hangs behind sys_exit falls with it, and the reason says so."""
+def test_without_the_dispatcher_events_fall_back_on_what_the_security_hooks_tell(host):
+    """What hangs behind sys_exit falls with it, and the reason says so; what has another way takes it."""
     types = [entry for entry in ALL_TYPES if entry[0] != f"btf_trace_{DISPATCHER.target}"]
-    host.path("/sys/kernel/btf/vmlinux").write_bytes(btf(*types))
-    only_calls = {name for name, hooks in HOOKS.items()
-                  if {hook.kind for hook in hooks if not hook.upgrade} <= {"syscall", "tail"}}
-    assert only_calls
+    host.path("/sys/kernel/btf/vmlinux").write_bytes(btf(*types, ("bpf_trampoline_link_prog", FUNC)))
     for event in examine(host, Settings()).events:
-        for hook in event.hooks:
-            behind = hook.kind in ("syscall", "tail")
-            assert hook.reason.startswith("behind sys_exit: ") == behind, event.event
-        if event.event in only_calls:
-            assert not event.seen, event.event
-        elif event.enabled:
-            assert event.seen, event.event
+        if not event.enabled:
+            continue
+        assert event.seen == any(way.available for way in event.alternatives), event.event
+        for way in event.alternatives:
+            if way.kind == "syscall":
+                assert way.reason.startswith("behind sys_exit: "), event.event
+    events = {event.event: event for event in examine(dataclasses.replace(host), Settings()).events}
+    assert events["file_open"].used.kind == "fentry"
+    assert events["network_accept"].used.kind == "kretprobe"
+    assert not events["dns_query"].seen
 
 
-def test_what_only_betters_a_record_neither_carries_an_event_nor_is_missed(host):
-    """Kprobes that make a path truer may be absent; alone they show nothing."""
-    upgrades = {name for name, hooks in HOOKS.items() if any(hook.upgrade for hook in hooks)}
-    assert upgrades
-    shutil.rmtree(host.path("/sys/bus/event_source/devices/kprobe"))
+@pytest.mark.parametrize(("lacking", "used"), [("", "fentry"), ("fentry", "kprobe"), ("fentry kprobe", "lsm"),
+                                               ("fentry kprobe lsm", "syscall")])
+def test_names_are_told_by_the_best_hook_that_there_is(host, lacking, used):
+    """The order of the table, whatever this kernel lacks; what is not used says why."""
+    host.refusal = lambda kind, _function: "refused" if kind in lacking else ""
+    if "kprobe" in lacking:
+        shutil.rmtree(host.path("/sys/bus/event_source/devices/kprobe"))
     report = examine(host, Settings())
     assert report.state == "ok"
     for event in report.events:
-        assert event.seen == event.enabled, event.event
-        for hook in event.hooks:
-            assert hook.available == (hook.kind != "kprobe") or hook.kind == "uprobe", event.event
-    types = [entry for entry in ALL_TYPES if entry[0] != f"btf_trace_{DISPATCHER.target}"]
-    host.path("/sys/kernel/btf/vmlinux").write_bytes(btf(*types))
-    write(host, "/sys/bus/event_source/devices/kprobe/type", "8")
-    events = {event.event: event for event in examine(dataclasses.replace(host), Settings()).events}
-    assert not any(events[name].seen for name in upgrades)
+        if event.event in ("file_unlink", "file_rename", "file_link", "file_chmod", "file_chown", "file_mkdir"):
+            assert event.used.kind == used
+            for way in event.alternatives:
+                assert way.available != (way.kind in lacking.split()), way
+                assert bool(way.reason) == (way.kind in lacking.split()), way
+
+
+def test_only_root_asks_the_kernel_for_its_opinion(host):
+    """Loading a program needs root; others are told what the files say."""
+    host.refusal = lambda _kind, _function: "refused"
+    host.euid = 1000
+    events = {event.event: event for event in examine(host, Settings()).events}
+    assert events["file_unlink"].used.kind == "fentry"
 
 
 def test_settings_decide_which_events_and_hooks_count(host):
-    """Off in the settings is not a lack; a hook that the settings exclude is not used."""
+    """Off in the settings is not a lack; an alternative that the settings exclude is not used."""
     settings = loads("probes: {families: [process, network, shell]}\n"
-                     "hooks: {dns_query: off, network_connect: raw_tracepoint}\nmetrics: {listen: off}\n")
+                     "hooks: {dns_query: off, network_connect: kprobe}\nmetrics: {listen: off}\n")
     report = examine(host, settings)
     events = {event.event: event for event in report.events}
     assert not events["file_open"].enabled
     assert not events["dns_query"].enabled
     assert events["shell_line"].seen
-    for hook in events["network_connect"].hooks:
-        assert hook.available == (hook.kind == "raw_tracepoint")
-        assert hook.reason == ("" if hook.available else "the settings allow only raw_tracepoint")
+    for way in events["network_connect"].alternatives:
+        assert way.used == (way.kind == "kprobe")
+        assert way.reason == ("" if way.used else "the settings allow only kprobe")
     assert report.state == "ok"
     assert [check for check in report.checks if check.name == "metrics port"] == []
 
@@ -239,9 +257,9 @@ def test_shell_lines_need_bash_and_uprobes(host):
     """Each of the two is named where it is the one that lacks."""
     settings = loads("probes: {families: [process, shell]}")
     host.path("/bin/bash").unlink()
-    assert examine(host, settings).events[-1].hooks[0].reason == "no /bin/bash"
+    assert examine(host, settings).events[-1].alternatives[0].reason == "no /bin/bash"
     shutil.rmtree(host.path("/sys/bus/event_source/devices/uprobe"))
-    assert "uprobe is absent" in examine(host, settings).events[-1].hooks[0].reason
+    assert "uprobe is absent" in examine(host, settings).events[-1].alternatives[0].reason
 
 
 def test_kernel_options_are_read_from_boot_or_proc(host):
@@ -295,7 +313,7 @@ def test_json_holds_what_the_table_shows(host, monkeypatch, tmp_path):
     report = json.loads(result.output)
     assert report["state"] == "ok"
     assert {event["event"] for event in report["events"]} == set(HOOKS)
-    assert all(event["hooks"] for event in report["events"])
+    assert all(event["alternatives"] for event in report["events"])
     assert {"name": "user", "state": "ok", "found": "sensor", "why": "", "fix": ""} in report["checks"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from sensor.errors import UsageError
 from sensor.kernel import plan as plans
-from sensor.kernel.hooks import FAMILIES, HOOKS, chosen, probe_of, syscall_numbers
+from sensor.kernel.hooks import FAMILIES, HOOKS, candidates, kinds, probe_of, syscall_numbers
 from sensor.kernel.plan import Plan, possible_cpus
 from sensor.schema import EVENTS
 
@@ -46,11 +46,20 @@ def test_unknown_families_are_refused() -> None:
         replace(PLAN, families=("process", "nonsense")).check()
 
 
-def test_settings_restrict_the_hooks_of_an_event() -> None:
-    """One kind leaves what its hooks share; off leaves nothing; silence leaves all."""
-    assert chosen("file_unlink", None) == HOOKS["file_unlink"]
-    assert {hook.kind for hook in chosen("file_unlink", "syscall")} == {"syscall", "tail"}
-    assert chosen("file_unlink", "off") == ()
+def test_settings_restrict_the_alternatives_of_an_event() -> None:
+    """One kind leaves that alternative; off leaves nothing; silence leaves all, in order."""
+    assert candidates("file_unlink", None) == HOOKS["file_unlink"]
+    assert [way.kind for way in candidates("file_unlink", "syscall")] == ["syscall"]
+    assert candidates("file_unlink", "off") == ()
+    assert kinds("file_unlink") == ("fentry", "kprobe", "lsm", "syscall")
+
+
+def test_an_alternative_has_a_hook_of_its_own_kind_that_must_work() -> None:
+    """Whether an alternative is used hangs on that hook; extras of any kind may be absent."""
+    for event, ways in HOOKS.items():
+        assert len(set(kinds(event))) == len(ways)
+        for way in ways:
+            assert any(hook.kind == way.kind and not hook.extra for hook in way.hooks), (event, way.kind)
 
 
 @pytest.mark.parametrize(("text", "count"), [("0\n", 1), ("0-3", 4), ("0,2-7", 8)])
@@ -62,18 +71,19 @@ def test_possible_processors_are_counted_to_the_highest(text: str, count: int) -
 def test_every_kernel_event_has_a_hook_and_every_hook_a_program() -> None:
     """The table, the probes and the events can't drift apart."""
     assert set(HOOKS) == {event.name for event in EVENTS if event.id < 100}
-    for name, hooks in HOOKS.items():
+    for name, ways in HOOKS.items():
         text = PROBES.joinpath(f"{probe_of(name)}.c").read_text()
-        for hook in hooks:
-            # NOTE(path_unlink, ...) makes kprobe_path_unlink
-            program = hook.program.removeprefix("kprobe_")
+        for hook in (hook for way in ways for hook in way.hooks):
+            # ON_DECISION(file_open, ...) makes kprobe_security_file_open, lsm__file_open and so on
+            program = re.sub(r"^(kfunc__vmlinux__|lsm__|kprobe_(?!uring))(security_)?", "", hook.program)
             assert re.search(rf"\b{program}\b", text), f"{hook.program} of {name}"
 
 
 def test_no_system_call_is_handled_twice() -> None:
     """One slot of a table has one handler; io_uring numbers and the like stay free."""
     for index in (0, 1):
-        numbers = [syscall_numbers(hook)[index] for hooks in HOOKS.values() for hook in hooks if hook.kind == "syscall"]
+        calls = {hook for ways in HOOKS.values() for way in ways for hook in way.hooks if hook.kind == "syscall"}
+        numbers = [syscall_numbers(hook)[index] for hook in calls]
         used = [number for number in numbers if number]
         assert len(used) == len(set(used))
         assert max(used) < plans.SYSCALL_SLOTS

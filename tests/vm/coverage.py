@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sensor.kernel.hooks import HOOKS
+from sensor.kernel.hooks import HOOKS, kinds
 from tests.vm import images
 from tests.vm.guest.known import known
 
@@ -91,10 +91,10 @@ def render(data: Mapping[str, Mapping[str, Any]], releases: Sequence[str],
     """
     probes = {}
     for name, cells in _rows("probes", data).items():
-        kinds = dict.fromkeys(hook.kind for hook in HOOKS[name] if hook.kind != "tail") if name in HOOKS else ()
-        probes[f"{name} ({', '.join(kinds)})"] = cells
+        order = f" (of {', '.join(kinds(name))})" if name in HOOKS else ""
+        probes[f"{name}{order}"] = cells
     return (_HEAD.format(kernels=", ".join(images.KERNELS))
             + _table("Event and way: seen/done", _with_reasons(_rows("live", data), releases), "why not all")
-            + _table("Event and kinds of hook: programs attached", probes)
+            + _table("Event and alternatives in order: the one used, programs attached", probes)
             + _table("What the kernels offer", _rows("smoke", data))
             + (other_places(places) if places else ""))

@@ -42,32 +42,34 @@ def load() -> list[dict[str, Any]]:
 
 
 def disagreements(messages: list[dict[str, Any]]) -> list[str]:
-    """Where the doctor, which loads nothing, promises another hook than the loader could attach."""
+    """Where the doctor, which attaches nothing, promises another hook than the loader could attach."""
     told = json.loads(subprocess.run(["sensor", "doctor", "--json"], capture_output=True, check=False).stdout)
-    promised = {(event["event"], hook["program"], hook["target"])
-                for event in told["events"] for hook in event["hooks"] if hook["available"]}
-    attached = {(program["event"], program["program"], program["target"])
+    used = {event["event"]: way for event in told["events"] for way in event["alternatives"] if way["used"]}
+    promised = {(event, way["kind"], hook["program"], hook["target"])
+                for event, way in used.items() for hook in way["hooks"] if hook["available"]}
+    attached = {(program["event"], program["alternative"], program["program"], program["target"])
                 for message in messages if message["kind"] == "family" for program in message["programs"]}
-    return [f"the doctor promises {' '.join(hook)}, the loader could not" for hook in sorted(promised - attached)] + [
-        f"the doctor denies {' '.join(hook)}, the loader could" for hook in sorted(attached - promised) if hook[0]]
+    return [f"the doctor promises {' '.join(hook)}, the loader could not"
+            for hook in sorted(promised - attached) if hook[0] != "shell_line"] + [
+        f"the doctor denies {' '.join(hook)}, the loader could"
+        for hook in sorted(attached - promised) if hook[0] not in ("", "shell_line")]
 
 
 def main() -> int:
     before = bpf.program_ids()
-    kernel = tuple(map(int, platform.release().split(".")[:2]))
     start = time.monotonic()
     messages = load()
     seconds = time.monotonic() - start
     attached: Counter[str] = Counter()
+    carried: dict[str, str] = {}
     reasons: list[str] = []
     verified = 0
     for message in messages:
         if message["kind"] == "family":
             attached.update(program["event"] for program in message["programs"])
+            carried.update((program["event"], program["alternative"]) for program in message["programs"])
             verified = max([verified, *(program["verified"] for program in message["programs"])])
             for failure in message["failures"]:
-                if failure["target"] == "io_uring_complete" and kernel < (5, 18):
-                    continue  # that tracepoint has no request yet: the event's row says 6/7
                 reasons.append(f"{message['name']}: {failure['program']} on {failure['target']}: {failure['reason']}")
                 print(f"--- {reasons[-1]}\n{failure.get('log', '')}")
         elif message["kind"] in ("failed", "fatal"):
@@ -75,10 +77,10 @@ def main() -> int:
             print(f"--- {reasons[-1]}\n{message.get('log', '')}")
         elif message["kind"] == "done":
             print("not in this kernel:", " ".join(message["missing"]))
-    wanted = {event: len(hooks) for event, hooks in HOOKS.items()}
-    table = {event: f"{attached[event]}/{wanted[event]}" for event in wanted}
+    table = {event: f"{carried.get(event, 'nothing')} ({attached[event]} hooks)" for event in HOOKS}
+    reasons += [f"nothing carries {event}" for event in HOOKS if event not in carried]
     for event, cell in table.items():
-        print(f"  {BY_NAME[event].family:10} {event:20} {cell} hooks")
+        print(f"  {BY_NAME[event].family:10} {event:20} {cell}")
     print(f"loaded in {seconds:.1f} s, largest program {verified} verified instructions")
     Path(os.environ.get("VM_DATA", "/dev/null")).write_text(json.dumps(
         {"bcc": probe_bcc()["version"], "python": platform.python_version(), **table,
