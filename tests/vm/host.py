@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from sensor.errors import HostError
 
@@ -71,6 +72,27 @@ def locked() -> Iterator[None]:
     with open(cache() / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def guest_slot() -> Iterator[None]:
+    """A place for one guest, of one per processor: runs beside each other would starve each other's guests."""
+    files = [open(cache() / f"slot-{number}", "w") for number in range(os.cpu_count() or 1)]  # noqa: SIM115
+    try:
+        while not any(_try_lock(file) for file in files):
+            time.sleep(0.5)
+        yield
+    finally:
+        for file in files:
+            file.close()
+
+
+def _try_lock(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.vm import coverage, images
-from tests.vm.host import cache, say
+from tests.vm.host import cache, guest_slot, say
 from tests.vm.machine import Boot, Result, boot_and_run
 
 ALL = tuple(images.KERNELS)
 NEWEST = ALL[-1:]
+OLDEST_AND_NEWEST = (ALL[0], ALL[-1])
 #: Every BCC that the suites have, each on a kernel that is not older than itself.
 OTHER_ROOTS = (("6.12", "trixie"), ("7.2", "sid"))
 _KEEP_LOGS = 2 * 86400
@@ -57,6 +58,8 @@ TESTS = (
     GuestTest("record", "python3 record.py", "Makes the example recording; runs when asked for with a kernel.",
               seconds=400, kernels=()),
     GuestTest("systemd", "sh systemd.sh", "systemd reaches multi-user and runs a unit.", mode="systemd"),
+    GuestTest("service", "python3 -B -m service", "Installed by make, run, hurt, upgraded and removed under systemd.",
+              seconds=2400, mode="systemd", kernels=OLDEST_AND_NEWEST),
     GuestTest("fault-crash", "echo c > /proc/sysrq-trigger", "A panic is seen.", expect="Kernel panic"),
     GuestTest("fault-offset", "sh offset.sh", "A probe that reads at a wrong offset is seen.", seconds=300,
               kernels=NEWEST, expect="status 1"),
@@ -149,10 +152,11 @@ def run(jobs: Iterable[Job], at_once: int, *, keep: bool = False, overlays: Sequ
     tree = images.payload(home, overlays)
 
     def one(job: Job) -> Boot:
-        say(f"{job.name}: starting")
-        boot = boot_and_run(job.label, job.mode, [(t.name, t.seconds, t.command) for t in job.tests], tree,
-                            home / job.name, f"{job.append} {extra}", lambda text: say(f"{job.name}: {text}"),
-                            job.root)
+        with guest_slot():
+            say(f"{job.name}: starting")
+            boot = boot_and_run(job.label, job.mode, [(t.name, t.seconds, t.command) for t in job.tests], tree,
+                                home / job.name, f"{job.append} {extra}", lambda text: say(f"{job.name}: {text}"),
+                                job.root)
         bad = [c for t in job.tests if (c := complaint(t, boot))]
         say(f"{job.name}: {'FAILED' if bad else 'ok'} after {boot.seconds:.0f} s")
         keep_recording(boot, home / f"recording-{job.label}.jsonl.zst")
@@ -233,4 +237,4 @@ def coverage_page(done: dict[Job, Boot]) -> str:
 
 REPORTS: tuple[Callable[[dict[Job, Boot]], str], ...] = (
     partial(by_kernel, "smoke", "the kernel offers"), partial(by_kernel, "probes", "event: hooks attached"),
-    partial(by_kernel, "live", "event, way: seen/done"))
+    partial(by_kernel, "live", "event, way: seen/done"), partial(by_kernel, "service", "under systemd"))
