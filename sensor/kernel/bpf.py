@@ -16,7 +16,7 @@ from pathlib import Path
 
 _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 0, 1, 2, 3
-PROG_LOAD, PROG_GET_NEXT_ID, OBJ_GET_INFO, RAW_TRACEPOINT_OPEN, LINK_CREATE = 5, 11, 15, 17, 28
+PROG_LOAD, PROG_GET_NEXT_ID, PROG_GET_FD_BY_ID, OBJ_GET_INFO, RAW_TRACEPOINT_OPEN, LINK_CREATE = 5, 11, 13, 15, 17, 28
 HASH, ARRAY, PROG_ARRAY, RINGBUF = 1, 2, 3, 27
 MMAPABLE = 1 << 10
 _PERF_EVENT = 41  # attach type of a link on a perf event
@@ -102,6 +102,11 @@ def program_ids() -> list[int]:
         except FileNotFoundError:
             return ids
         ids.append(current)
+
+
+def program_by_id(number: int) -> int:
+    """Descriptor of a loaded program. FileNotFoundError where there is none."""
+    return _call(PROG_GET_FD_BY_ID, struct.pack("<I", number))[0]
 
 
 @dataclass(frozen=True, slots=True)

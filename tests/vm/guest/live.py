@@ -15,12 +15,14 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cost
 from known import known
 
+from sensor.kernel import bpf
 from sensor.kernel.hooks import HOOKS, kinds
 from tests.live.harness import Document, Sensor, Workloads, action, flags, get
 
@@ -151,29 +153,41 @@ def _label(workload: str, op: str, way: str) -> str:
     return " ".join([wanted, *([op] if op != wanted.split("-")[-1] else []), *([way] if way else []), f"({workload})"])
 
 
+Runs = tuple[tuple[str, bool], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One run of the sensor: its settings, and the workloads to hold against it (with a directory or without)."""
+    """One run of the sensor: the hooks it must use, and the workloads to hold against it (with a directory or not)."""
 
     name: str
-    settings: str
-    runs: tuple[tuple[str, bool], ...]
-    events: tuple[str, ...] = ()  # whose rows are of interest; empty for all
+    runs: Runs
+    forced: dict[str, str] = field(default_factory=dict)  # event -> kind; only these rows are of interest
+
+    @property
+    def settings(self) -> str:
+        if not self.forced:
+            return ""
+        return "probes:\n  families: [process, file, network]\nhooks:\n" + "".join(
+            f"  {event}: {kind}\n" for event, kind in self.forced.items())
 
 
-def _forced(kind: str, workloads: tuple[tuple[str, bool], ...]) -> Variant:
-    """Every event that this kind of hook can carry is carried by it, so that each alternative is held to the truth."""
-    events = [event for event in HOOKS if kind in kinds(event) and len(kinds(event)) > 1]
-    settings = "probes:\n  families: [process, file, network]\nhooks:\n"
-    return Variant(kind, settings + "".join(f"  {event}: {kind}\n" for event in events), workloads, tuple(events))
+_CHOICE = [event for event in HOOKS if len(kinds(event)) > 1]
 
 
-_FILES_AND_NET = (("files", True), ("net", False), ("uring", True))
+def _forced(name: str, opens: str, names: str, sockets: str, accepts: str) -> Variant:
+    groups = {"file_open": opens, "network_accept": accepts}
+    return Variant(name, (("files", True), ("net", False), ("uring", True)), {
+        event: groups.get(event, sockets if event.startswith("network") else names) for event in _CHOICE})
+
+
+#: Without a word the first alternative of each event is used; in the rest each event is once carried by every other.
 VARIANTS = (
-    Variant("", "", (("forkexec", True), ("files", True), ("net", False), ("priv", True), ("uring", True),
-                     ("cold", True))),
-    _forced("fentry", _FILES_AND_NET), _forced("kprobe", _FILES_AND_NET), _forced("lsm", _FILES_AND_NET),
-    _forced("kretprobe", (("net", False),)), _forced("syscall", (("files", True),)),
+    Variant("", (("forkexec", True), ("files", True), ("net", False), ("priv", True), ("ways", True), ("uring", True),
+                 ("cold", True))),
+    _forced("first turn", "fentry", "kprobe", "lsm", "kretprobe"),
+    _forced("second turn", "kprobe", "lsm", "fentry", "syscall"),
+    _forced("third turn", "lsm", "syscall", "kprobe", "syscall"),
 )
 
 
@@ -181,6 +195,7 @@ def run(variant: Variant, workloads: Workloads, home: Path, facts: dict[str, str
     """The table of one variant."""
     start = time.monotonic()
     table: dict[str, list[int]] = {}
+    before = bpf.program_ids()
     sensor = Sensor(home / "sensor", settings=variant.settings).start()
     with contextlib.ExitStack() as stack:
         stack.push(sensor.__exit__)
@@ -201,12 +216,17 @@ def run(variant: Variant, workloads: Workloads, home: Path, facts: dict[str, str
                 continue
             table.update(count(name, truth, documents))
             print(f"{name}: {len(documents)} documents, {time.monotonic() - begun:.1f} s", flush=True)
+        place = home / "cost"
+        place.mkdir()
+        ours = sorted({*bpf.program_ids()} - {*before})
+        facts.update({f"cost of {name}": cell for name, cell in cost.measure(ours, place, variant.forced).items()})
         lost = sum(action(document) == "sensor-loss" for document in sensor.documents())
         facts[f"reports of loss {variant.name}".strip()] = str(lost)
     print(sensor.stderr()[-3000:])
-    suffix = f" [{variant.name}]" if variant.name else ""
-    return {label + suffix: cell for label, cell in table.items()
-            if not variant.events or _event(label) in variant.events}
+    if not variant.forced:
+        return table
+    return {f"{label} [{variant.forced[_event(label)]}]": cell for label, cell in table.items()
+            if _event(label) in variant.forced}
 
 
 def _event(label: str) -> str:
