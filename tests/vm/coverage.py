@@ -86,8 +86,8 @@ def other_places(data: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
     for (label, root), found in sorted(data.items(), key=lambda item: images.ROOTS.index(item[0][1])):
         if {"probes", "live"} <= found.keys():
             probes = found["probes"]
-            attached = sum(int(count) for cell in probes.values() for count in re.findall(r"\((\d+) hooks\)", str(cell)))
-            versions.append([probes["bcc"], probes["python"], root, label, str(attached),
+            hooks = re.findall(r"\((\d+) hooks\)", " ".join(map(str, probes.values())))
+            versions.append([probes["bcc"], probes["python"], root, label, str(sum(map(int, hooks))),
                              _sum(found["live"].values())])
         reduced += [[without, label, str(found[test]["mode"]), str(found[test]["reason"])]
                     for test, without in REDUCED.items() if test in found]
