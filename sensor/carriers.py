@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from sensor.config import Settings
 from sensor.host import TRACEFS, Host
+from sensor.kernel import preflight
 from sensor.kernel.btf import TYPEDEF
 from sensor.kernel.headers import uring_completion
 from sensor.kernel.hooks import DISPATCHER, HOOKS, Alternative, Hook
@@ -124,22 +125,30 @@ def kind_fault(host: Host, kind: str) -> str:
 
 def carried(host: Host, settings: Settings) -> Iterator[Carried]:
     """Every event, with the alternatives that could carry it here and what each misses."""
+    lack = general_fault(host)
     for event, alternatives in HOOKS.items():
         family = BY_NAME[event].family
         only = settings.hooks.get(event)
         enabled = family in settings.probes.families and only != "off"
         ways: list[Way] = []
         for alternative in alternatives:
-            way = _way(host, alternative, only)
+            way = _way(host, alternative, only, lack)
             first = not any(earlier.available for earlier in ways)
             ways.append(replace(way, used=way.available and first))
         yield Carried(event, family, enabled, tuple(ways))
 
 
-def _way(host: Host, alternative: Alternative, only: str | None) -> Way:
+def general_fault(host: Host) -> str:
+    """Why no probe at all can be loaded here, in the loader's words, or an empty string."""
+    own = ("user_namespace", "capabilities")  # of this process: whoever isn't root has not tried as root
+    return next((lack.reason for lack in preflight.lacks(host.root, host.release)
+                 if not (host.euid and lack.lack in own)), "")
+
+
+def _way(host: Host, alternative: Alternative, only: str | None, lack: str) -> Way:
     carriers = []
     for hook in alternative.hooks:
-        fault = hook_fault(host, hook)
+        fault = lack or hook_fault(host, hook)
         carriers.append(Carrier(hook.kind, hook.target, hook.program, not fault, fault, hook.extra))
     needed = [carrier for carrier in carriers if not carrier.extra]
     # As the loader does: a handler that fails is reported, and the others of its kind go on.

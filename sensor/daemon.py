@@ -8,6 +8,7 @@ import platform
 from sensor import activation
 from sensor.arguments import Arguments
 from sensor.errors import HostError
+from sensor.kernel import preflight
 from sensor.notify import Notifier
 from sensor.options import RunOptions
 from sensor.supervisor import Supervisor
@@ -19,18 +20,23 @@ def run(options: RunOptions) -> int:
     """Run until a signal, or for ``options.duration`` seconds; return the exit status.
 
     Raises:
-        HostError: Not root, or a machine that the probes were not written for.
+        HostError: Not root, or a machine that the probes were not written for; or, where there is nobody
+            to stay up for, a kernel that can't carry them.
     """
     if platform.machine() not in _MACHINES:
         raise HostError(f"the probes know the system calls of {', '.join(_MACHINES)}, not of {platform.machine()}")
     if os.geteuid() != 0:
         raise HostError("loading probes needs root", "sudo sensor run")
+    notifier = Notifier.from_environment()
+    # A service without probes stays up and tells so; a recording or a person at a terminal wants events.
+    stay = notifier.active and options.record is None
+    if not stay:
+        preflight.check()
     sockets = activation.inherited()
     arguments = Arguments(
         config=str(options.config) if options.config else None, rules=tuple(map(str, options.rules)),
         output=options.output, events=options.events, metrics=options.metrics,
         record=str(options.record) if options.record else None,
         metrics_fd=sockets[0] if sockets else None)
-    notifier = Notifier.from_environment()
-    return Supervisor([arguments.dump()], options.duration, sockets, notifier.send, stay=notifier.active,
+    return Supervisor([arguments.dump()], options.duration, sockets, notifier.send, stay=stay,
                       once=options.record is not None).run()

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from sensor.carriers import kind_fault
 from sensor.config import Settings
 from sensor.host import TRACEFS, Check, Host
+from sensor.kernel import preflight
 from sensor.privileges import USER
 
 # Bits of a capability set, include/uapi/linux/capability.h.
 CAPABILITIES = {"cap_kill": 5, "cap_setgid": 6, "cap_setuid": 7, "cap_setpcap": 8, "cap_sys_ptrace": 19,
-                "cap_sys_admin": 21, "cap_perfmon": 38, "cap_bpf": 39}
+                "cap_sys_admin": preflight.SYS_ADMIN, "cap_perfmon": preflight.PERFMON, "cap_bpf": preflight.BPF}
 INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 AGENTS = ("auditd", "falco", "tetragon", "tracee", "osqueryd", "sysmon", "elastic-endpoin", "falcon-sensor",
           "sentinelone-age", "wdavdaemon", "mdatp", "ds_agent", "cbagentd", "wazuh-agentd", "kunai", "bpftrace")
@@ -60,13 +61,10 @@ def type_information(host: Host, settings: Settings) -> Iterator[Check]:
 
 
 def lockdown(host: Host, settings: Settings) -> Iterator[Check]:
-    match = re.search(r"\[(\w+)\]", host.text("/sys/kernel/security/lockdown") or "")
-    mode = match[1] if match else "none"
-    if mode == "confidentiality":
-        yield Check("lockdown", "missing", mode, "it forbids probes to read the kernel",
-                    "boot with lockdown=integrity")
+    if lack := preflight.lockdown(host.root):
+        yield Check("lockdown", "missing", "confidentiality", "it forbids probes to read the kernel", lack.fix)
     else:
-        yield Check("lockdown", "ok", mode)
+        yield Check("lockdown", "ok", preflight.lockdown_mode(host.root))
 
 
 def hook_kinds(host: Host, settings: Settings) -> Iterator[Check]:
@@ -91,8 +89,12 @@ def privileges(host: Host, settings: Settings) -> Iterator[Check]:
         yield Check("root", "note", f"user id {host.euid}", "what only root can see was not checked",
                     "sudo sensor doctor")
         return
+    if lack := preflight.user_namespace(host.root):
+        yield Check("user namespace", "missing", "not the host's", lack.reason, lack.fix)
     held = int(host.status("CapEff") or "0", 16)
     lacking = [name for name, bit in CAPABILITIES.items() if not held >> bit & 1]
+    if "cap_sys_admin" not in lacking:  # it includes these two
+        lacking = [name for name in lacking if name not in ("cap_bpf", "cap_perfmon")]
     if lacking:
         yield Check("capabilities", "missing", f"without {', '.join(lacking)}",
                     "root without them can't load programs, or can't give up its rights",

@@ -42,7 +42,7 @@ class Load:
             self.failures.append({"event": "", "program": message["name"], "target": "family",
                                   "reason": message["reason"], "log": message.get("log", "")})
         elif kind == "fatal":
-            self.fatal = {"reason": message["reason"], "fix": message["fix"]}
+            self.fatal = {"lack": message.get("lack", "load"), "reason": message["reason"], "fix": message["fix"]}
         elif kind == "done":
             self.missing, self.done = message["missing"], True
 

@@ -28,6 +28,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from sensor.kernel.preflight import LACKS
 from sensor.outputs.counts import REASONS as OUTPUT_REASONS
 from sensor.schema import EVENTS
 
@@ -154,6 +155,8 @@ class Snapshot:
                                     ("hit", "miss", "created"))
     mode: Samples = _row("gauge", _STATE, "1 for the mode that the sensor is in: full; reduced, where probes are "
                          "missing; passive, where none is loaded.", "mode")
+    passive_reason: Samples = _row("gauge", _STATE, "1 for what keeps probes from being loaded in the mode passive; "
+                                   "`/-/ready` says it in words.", "reason", LACKS)
     engine_restarts: float | None = _row("counter", _STATE, "Times that the engine was started again.")
 
     output_events: Samples = _row("counter", _OUTPUTS, "Events and alerts written.", "output")

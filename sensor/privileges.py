@@ -50,9 +50,13 @@ def drop(uid: int, gid: int, parent: int) -> None:
         _prctl(_PR_CAPBSET_DROP, capability)
         capability += 1
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    os.setgroups([])
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
+    try:
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    except OSError as error:
+        raise HostError(f"the engine can't become user {uid}: {error.strerror}",
+                        "run it as root of the host, with CAP_SETUID and CAP_SETGID") from error
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -40,6 +40,8 @@ def take(live: Live | None, facts: Facts) -> Snapshot:
                                "kernel": platform.release(), "commit": ""})
     current = mode_of(facts.info)
     snapshot.mode = {name: float(name == current) for name in ("full", "reduced", "passive")}
+    passive = facts.info.get("passive")
+    snapshot.passive_reason = {passive["lack"]: 1.0} if passive else {}
     snapshot.engine_restarts = float(facts.info.get("restarts", 0))
     _rules(snapshot, facts)
     _programs(snapshot, facts)

@@ -276,7 +276,7 @@ class Supervisor:
                       f"{failure.get('log', '')}")
         families = {program["family"] for program in self._load.programs}
         if self._load.fatal is None and "process" not in families:
-            self._load.fatal = {"reason": "the process probes did not load", "fix": "sensor doctor"}
+            self._load.fatal = {"lack": "load", "reason": "the process probes did not load", "fix": "sensor doctor"}
         if self._load.fatal is not None:
             self._load.close()
             self._no_probes(self._load.fatal)
@@ -287,7 +287,7 @@ class Supervisor:
         """The loader ended early. After a time-out what is loaded is kept, if the process probes are among it."""
         loaded = {program["family"] for program in self._load.programs}
         if not self._late or "process" not in loaded:
-            self._load.fatal = {"reason": "the loader ended before it was done", "fix": "sensor doctor"}
+            self._load.fatal = {"lack": "load", "reason": "the loader ended before it was done", "fix": "sensor doctor"}
             return
         assert self._plan is not None
         self._load.failures += [{"event": "", "program": name, "target": "family", "reason": "not loaded in time"}
@@ -299,6 +299,7 @@ class Supervisor:
         if self._stay:
             self._load.done = True
             self._say(f"passive, nothing is seen: {fatal['reason']}{fix}")
+            self._notify(f"STATUS=passive, nothing is seen: {fatal['reason']}")
         else:
             self._fail(STATUS_HOST, f"{fatal['reason']}{fix}")
 

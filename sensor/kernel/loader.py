@@ -7,7 +7,7 @@ detach everything; 125 MB of LLVM leave with it.
 
 Messages to the supervisor are JSON in one packet each, descriptors beside them:
 ``maps`` {names}, ``family`` {name, programs, failures}, ``failed`` {name, reason}, ``fatal``
-{reason, fix}, ``seed`` {}, ``done`` {missing}.
+{lack, reason, fix}, ``seed`` {}, ``done`` {missing}.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from sensor.errors import HostError, SensorError
-from sensor.kernel import bpf
+from sensor.kernel import bpf, preflight
 from sensor.kernel import plan as plans
 from sensor.kernel.btf import Btf
 from sensor.kernel.hooks import FAMILIES, Family
@@ -139,6 +139,7 @@ def run(channel: socket.socket, work: Path) -> None:
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     try:
+        preflight.check()  # what no probe can do without, before half a minute goes into compiling
         missing = _prepare(work)
         shared = plans.create_shared(plan)
         _watch(plan, shared)
@@ -170,16 +171,16 @@ def main() -> None:
     try:
         run(channel, work)
     except HostError as error:
-        _fatal(channel, error.reason, error.fix)
+        _fatal(channel, error.reason, error.fix, getattr(error, "lack", "load"))
     except (SensorError, OSError) as error:
         _fatal(channel, f"{type(error).__name__}: {error}", "run as root" if isinstance(error, PermissionError) else "")
     sys.stdout.flush()
     os._exit(0)
 
 
-def _fatal(channel: socket.socket, reason: str, fix: str) -> None:
+def _fatal(channel: socket.socket, reason: str, fix: str, lack: str = "load") -> None:
     with contextlib.suppress(OSError):  # the supervisor is gone, and with it everything that was attached
-        _send(channel, {"kind": "fatal", "reason": reason, "fix": fix})
+        _send(channel, {"kind": "fatal", "lack": lack, "reason": reason, "fix": fix})
 
 
 if __name__ == "__main__":

@@ -106,6 +106,29 @@ def test_host_that_has_everything_is_fine_and_every_event_is_carried(host):
     assert only(report, "hook kinds").found == "raw_tracepoint, tracepoint, kprobe, uprobe, fentry, lsm"
 
 
+@pytest.mark.parametrize(("change", "reason"), [
+    (lambda h: h.path("/sys/kernel/btf/vmlinux").unlink(), "no kernel type information"),
+    (lambda h: write(h, "/sys/kernel/security/lockdown", "none integrity [confidentiality]"), "lockdown"),
+    (lambda h: write(h, "/proc/self/uid_map", "0 1000 1"), "user namespace"),
+    (lambda h: write(h, "/proc/self/status", "CapEff:\t00000000a80425fb\n"), "CAP_BPF"),
+    (lambda h: setattr(h, "release", "5.4.0-generic"), "ring buffer"),
+])
+def test_where_no_probe_can_be_loaded_no_event_is_promised(host, change, reason):
+    """Each alternative of each event gives the loader's reason, and the status is 3."""
+    change(host)
+    report = examine(host, Settings())
+    assert report.state == "missing"
+    assert not any(event.seen for event in report.events)
+    assert all(reason in way.reason for event in report.events for way in event.alternatives)
+
+
+def test_sys_admin_alone_is_enough_to_load(host):
+    """The kernel takes it for the two younger capabilities, so the doctor must not ask for them."""
+    without = 0x1FFFFFFFFFF & ~(1 << 38 | 1 << 39)
+    write(host, "/proc/self/status", f"CapEff:\t{without:016x}\n")
+    assert only(examine(host, Settings()), "capabilities").state == "ok"
+
+
 @pytest.mark.parametrize(("change", "name", "state", "words"), [
     (lambda h: setattr(h, "machine", "riscv64"), "machine", "missing", ["riscv64"]),
     (lambda h: setattr(h, "release", "5.4.0-generic"), "kernel", "missing", ["5.4.0", "5.8 or later"]),
@@ -120,6 +143,8 @@ def test_host_that_has_everything_is_fine_and_every_event_is_carried(host):
      ["lsm: bpf is not in the kernel's lsm= list"]),
     (lambda h: shutil.rmtree(h.path("/sys/bus/event_source/devices/kprobe")), "hook kinds", "ok", ["kprobe: "]),
     (lambda h: shutil.rmtree(h.path("/sys/kernel/tracing")), "tracefs", "note", ["mount -t tracefs"]),
+    (lambda h: write(h, "/proc/self/uid_map", "0 1000 1"), "user namespace", "missing",
+     ["not of the host", "--userns=host"]),
     (lambda h: setattr(h, "euid", 1000), "root", "note", ["1000", "sudo sensor doctor"]),
     (lambda h: write(h, "/proc/self/status", "CapEff:\t00000000a80425fb\n"), "capabilities", "missing",
      ["cap_sys_admin, cap_perfmon, cap_bpf", "--cap-add"]),
