@@ -228,7 +228,7 @@ class Settings:
     watch: Watch = _key(Watch, Watch.__doc__ or "", section=True)
     probes: Probes = _key(Probes, Probes.__doc__ or "", section=True)
     hooks: Mapping[str, str] = _key(
-        lambda: MappingProxyType({}), "Event name to the one kind of hook that may carry it (`sensor doctor` "
+        lambda: MappingProxyType({}), "Event name to the one alternative that may carry it (`sensor doctor` "
         "lists them), or to `off`.", check=_hooks)
     engine: Engine = _key(Engine, Engine.__doc__ or "", section=True)
     limits: Limits = _key(Limits, Limits.__doc__ or "", section=True)
