@@ -85,6 +85,11 @@ def test_unit_bounds_what_the_sensor_may_take_and_may_do():
     assert service["OOMPolicy"] == "continue"
 
 
+def test_journal_drops_no_alerts_of_a_flood():
+    """Its rate limit would be a loss that no counter of ours can see."""
+    assert Unit("sensor.service").seconds("Service", "LogRateLimitIntervalSec") == 0
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_unit_scores_at_most_2_5():
     """systemd's own judgement of the sandbox."""
