@@ -15,6 +15,8 @@ TESTS = ("smoke", "probes", "live")
 #: Tests that take something away from the kernel -> what it is.
 REDUCED = {"reduced-lockdown": "the right to read the kernel: `lockdown=confidentiality`",
            "reduced-no-btf": "its types: no `/sys/kernel/btf/vmlinux`"}
+#: What the test of the service says about a check.
+JUDGED = ("yes", "**no**")
 #: Facts of one build of a kernel, not of the series.
 _PASSING = ("kernel", "bcc", "python", "BTF", "oops_count", "warn_count", "processors", "compiles without headers",
             "seconds to load", "most verified instructions")
@@ -99,6 +101,17 @@ def other_places(data: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
             + _markdown(("a kernel without", "kernel", "mode", "reason given"), sorted(reduced)))
 
 
+def under_systemd(data: Mapping[str, Mapping[str, Any]]) -> str:
+    """The section on the installed service; empty where no guest ran that test. Figures of one run stay out."""
+    found = {label: data[label]["service"] for label in images.KERNELS if "service" in data.get(label, {})}
+    names = list(dict.fromkeys(name for rows in found.values() for name, cell in rows.items() if cell in JUDGED))
+    if not names:
+        return ""
+    rows = ([name, *(str(cells.get(name, "-")) for cells in found.values())] for name in names)
+    return ("\n## Under systemd\n\nInstalled with `make install` in a guest whose process 1 is systemd; then started, "
+            "reloaded, hurt, upgraded and\nremoved, in this order.\n" + _markdown(("", *found), rows))
+
+
 def render(data: Mapping[str, Mapping[str, Any]], releases: Sequence[str],
            places: Mapping[tuple[str, str], Mapping[str, Any]] | None = None) -> str:
     """The whole page.
@@ -117,4 +130,5 @@ def render(data: Mapping[str, Mapping[str, Any]], releases: Sequence[str],
             + _table("Event and alternatives in order: the one used, programs attached", probes)
             + _costs(data)
             + _table("What the kernels offer", _rows("smoke", data))
-            + (other_places(places) if places else ""))
+            + (other_places(places) if places else "")
+            + under_systemd(data))
