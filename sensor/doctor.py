@@ -1,7 +1,7 @@
 """What a host offers the sensor, what it lacks, why that matters and the command that changes it.
 
 Each check is a function of :class:`sensor.host.Host`: a root directory for /proc, /sys and /etc, and
-callables for the rest. Nothing is changed or attached here; as root, two programs that do nothing are
+callables for the rest. Nothing is changed or attached here; as root, programs that do nothing are
 loaded and dropped, since no file tells whether the kernel would take them.
 """
 
