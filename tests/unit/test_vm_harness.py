@@ -72,6 +72,24 @@ def test_a_test_named_with_a_kernel_runs_there_even_if_the_table_leaves_it_out()
     assert job.label == "5.10"
 
 
+def test_a_boot_has_one_root_and_one_command_line() -> None:
+    """Tests share a boot only where both are the same; the column of another root bears its name."""
+    jobs = matrix.plan([], [])
+    assert {job.root for job in jobs} == set(images.ROOTS)
+    for job in jobs:
+        assert {test.append for test in job.tests} == {job.append}
+        if job.root != images.ROOT_SUITE:
+            assert all((job.label, job.root) in test.also for test in job.tests)
+            assert job.place == f"{job.label} {job.root}"
+
+
+def test_a_named_root_is_the_only_one() -> None:
+    """`--root sid` leaves the other boots out; with a kernel and a test it overrides the table."""
+    assert {job.root for job in matrix.plan([], [], ["sid"])} == {"sid"}
+    [job] = matrix.plan(["6.1"], ["smoke"], ["trixie"])
+    assert (job.label, job.root, [test.name for test in job.tests]) == ("6.1", "trixie", ["smoke"])
+
+
 def test_modules_load_after_what_they_need() -> None:
     """modules.dep lists needs outermost first; insmod wants them the other way round, each once."""
     text = ("k/virtio.ko.xz:\nk/ring.ko.xz:\nk/virtio_pci.ko.xz: k/ring.ko.xz k/virtio.ko.xz\n"
@@ -148,3 +166,32 @@ def test_coverage_page_explains_each_gap_or_calls_it_a_defect() -> None:
     assert "write() on a connected socket" in lines[way]
     assert lines[other].endswith("| 23/23 | 23/23 | 23/23 | 22/23 | **not explained: a defect** |")
     assert "BTF" not in lines and "seconds until ready" not in lines
+
+
+def test_coverage_page_has_a_row_for_each_bcc_and_each_reduced_kernel() -> None:
+    """Figures of another root are added up in its own row, and never mixed into the tables by kernel."""
+    usual = {label: {"smoke": {}, "probes": {"bcc": "0.26.0", "python": "3.11.2", "file_open": "syscall (7 hooks)"},
+                     "live": {"file-open create (files)": "23/23"}} for label in images.KERNELS}
+    places = {(label, "bookworm"): found for label, found in usual.items()}
+    places["7.2", "bookworm"] = {**usual["7.2"], "reduced-no-btf": {"mode": "passive", "reason": "no types"}}
+    places["6.12", "trixie"] = {
+        "probes": {"bcc": "0.31.0", "python": "3.13.5", "file_open": "syscall (7 hooks)", "mount": "syscall (5 hooks)"},
+        "live": {"seconds until ready": "9", "file-open create (files)": "22/23", "mount (priv)": "7/7"}}
+    page = coverage.render(usual, ["5.10.0-46", "6.1.0-50", "6.12.107", "7.2.13"], places)
+    assert "| 0.31.0 | 3.13.5 | trixie | 6.12 | 12 | 29/30 |" in page
+    assert page.count("| 0.26.0 | 3.11.2 | bookworm |") == len(images.KERNELS)
+    assert "no `/sys/kernel/btf/vmlinux` | 7.2 | passive | no types |" in page
+    assert "| file-open create (files) | 23/23 | 23/23 | 23/23 | 23/23 |  |" in page
+
+
+def test_coverage_page_has_the_checks_of_the_service_without_their_figures() -> None:
+    """A check that failed on one kernel is seen, and one that did not run there is no success."""
+    empty: dict[str, dict[str, object]] = {"smoke": {}, "probes": {}, "live": {}}
+    data = {label: dict(empty) for label in images.KERNELS}
+    data["5.10"]["service"] = {"seconds until ready": "9", "it alerts": "yes", "it stops": "**no**"}
+    data["7.2"]["service"] = {"seconds until ready": "11", "it alerts": "yes"}
+    page = coverage.render(data, ["5.10.0-46", "6.1.0-50", "6.12.107", "7.2.13"])
+    assert "|  | 5.10 | 7.2 |" in page
+    assert "| it alerts | yes | yes |" in page
+    assert "| it stops | **no** | - |" in page
+    assert "seconds until ready" not in page

@@ -22,7 +22,7 @@ def main() -> int:
                         help="a test of --list; repeatable; default $TEST, or all")
     parser.add_argument("--root", action="append", choices=images.ROOTS, metavar="SUITE", default=[],
                         help=f"suite of the root image: one of {', '.join(images.ROOTS)}; repeatable; default "
-                             "what each test names, of all")
+                             f"{images.ROOT_SUITE} with --kernel, else all that a test names")
     parser.add_argument("--list", action="store_true", help="list the tests and end")
     parser.add_argument("--keep", action="store_true", help="keep the tree that the guests were given")
     parser.add_argument("--write-coverage", action="store_true", help="write docs/coverage.md from this run")

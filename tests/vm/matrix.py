@@ -58,6 +58,11 @@ TESTS = (
     GuestTest("record", "python3 record.py", "Makes the example recording; runs when asked for with a kernel.",
               seconds=400, kernels=()),
     GuestTest("systemd", "sh systemd.sh", "systemd reaches multi-user and runs a unit.", mode="systemd"),
+    # Before the service, which makes of the guest an installation.
+    GuestTest("reduced-no-btf", "python3 -B reduced.py no-btf", "Without the kernel's types the service is passive.",
+              seconds=400, mode="systemd", kernels=OLDEST_AND_NEWEST),
+    GuestTest("reduced-lockdown", "python3 -B reduced.py lockdown", "Where probes may not read, it is passive too.",
+              seconds=400, mode="systemd", kernels=OLDEST_AND_NEWEST, append="lockdown=confidentiality"),
     GuestTest("service", "python3 -B -m service", "Installed by make, run, hurt, upgraded and removed under systemd.",
               seconds=2400, mode="systemd", kernels=OLDEST_AND_NEWEST),
     GuestTest("fault-crash", "echo c > /proc/sysrq-trigger", "A panic is seen.", expect="Kernel panic"),
@@ -95,8 +100,11 @@ class Job:
 
 
 def _places(test: GuestTest, kernels: Sequence[str], named: bool, roots: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Kernel and root of each boot that *test* is part of. With *named*, the table is overridden."""
-    for place in itertools.product(kernels or ALL, roots or images.ROOTS):
+    """Kernel and root of each boot that *test* is part of. With *named*, the table is overridden.
+
+    Whoever names a kernel and no root means the usual one: the others are for the whole matrix.
+    """
+    for place in itertools.product(kernels or ALL, roots or (images.ROOTS[:1] if kernels else images.ROOTS)):
         usual = place[1] == images.ROOT_SUITE
         if place in test.also or (usual and place[0] in test.kernels) or (named and (usual or roots)):
             yield place
@@ -237,4 +245,5 @@ def coverage_page(done: dict[Job, Boot]) -> str:
 
 REPORTS: tuple[Callable[[dict[Job, Boot]], str], ...] = (
     partial(by_kernel, "smoke", "the kernel offers"), partial(by_kernel, "probes", "event: hooks attached"),
-    partial(by_kernel, "live", "event, way: seen/done"), partial(by_kernel, "service", "under systemd"))
+    partial(by_kernel, "live", "event, way: seen/done"), partial(by_kernel, "service", "under systemd"),
+    *(partial(by_kernel, test, f"{test}: holds") for test in coverage.REDUCED))
