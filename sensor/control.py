@@ -15,7 +15,7 @@ from sensor.errors import UsageError
 FAMILY_BITS = ("process", "syscall", "file", "network", "privilege", "shell", "path")
 WATCH_LEAF, WATCH_PARENT = 1, 2  # WATCH_* in probes/file.c
 #: Kinds of hooks that the settings can ask for, by number; 0 leaves the choice.
-HOOK_KINDS = ("", "off", "raw_tracepoint", "syscall", "kprobe", "uprobe")
+HOOK_KINDS = ("", "off", "raw_tracepoint", "syscall", "fentry", "kprobe", "kretprobe", "lsm", "uprobe")
 MAX_EVENTS = 64
 MAX_WATCH = 256
 NAME_BYTES = 32  # struct watch_name

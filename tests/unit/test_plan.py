@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sensor.control import Request, parse_request
 from sensor.errors import UsageError
 from sensor.kernel import plan as plans
 from sensor.kernel.hooks import FAMILIES, HOOKS, candidates, kinds, probe_of, syscall_numbers
@@ -102,3 +103,11 @@ def test_every_probe_file_states_hooks_misses_and_cost() -> None:
         head = PROBES.joinpath(f"{family.name}.c").read_text().partition("*/")[0]
         for word in ("SPDX-License-Identifier", "Emits", "Why here", "Hooks", "Misses", "Cost"):
             assert word in head, f"{family.name}.c: {word}"
+
+
+def test_every_alternative_can_be_asked_for() -> None:
+    """What the settings may force fits through the engine's request."""
+    for event in EVENTS:
+        for kind in kinds(event.name) if event.name in HOOKS else ():
+            request = Request((1 << 20, 1 << 20), 1 << 20, ("process",), hooks=((event.id, kind),))
+            assert parse_request(request.pack()).hooks == ((event.id, kind),)
