@@ -60,7 +60,9 @@ def drop(uid: int, gid: int, parent: int) -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)  # nobody may raise it any more
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     if os.getppid() != parent:
         raise HostError("the supervisor is gone")
     check()

@@ -192,9 +192,12 @@ class Supervisor:
                 "generation": self._generation, "programs": self._load.programs,
                 "failures": self._load.failures, "absent": self._load.absent, "passive": passive}
         names = () if passive else ("ring_process", "ring_events", "counters")
-        if not passive:
-            for slot, pid in enumerate((os.getpid(), self._engine.pid)):
+        try:
+            for slot, pid in enumerate(() if passive else (os.getpid(), self._engine.pid)):
                 bpf.map_update(self._load.maps["settings"], struct.pack("<I", slot), struct.pack("<Q", pid))
+        except OSError as error:  # what the sensor does itself would be reported, and reported again
+            self._refuse(f"the probes can't be told which processes are the sensor's: {error}", "sensor doctor")
+            return
         self._tell(info, [*(self._load.maps[name] for name in names), *self._load.seed])
         # For the first engine only: a later one reads /proc itself while it is root.
         for fd in self._load.seed:
@@ -235,8 +238,12 @@ class Supervisor:
 
     def _start_loader(self) -> None:
         assert self._plan is not None
+        try:
+            self._work = tempfile.mkdtemp(prefix="sensor-load-")
+        except OSError as error:
+            self._refuse(f"there is no directory for the loader's files: {error}", "make room in /tmp")
+            return
         ours, theirs = children.channel_pair()
-        self._work = tempfile.mkdtemp(prefix="sensor-load-")
         self._loader = children.start("sensor.kernel.loader", theirs, [self._work])
         theirs.close()
         with contextlib.suppress(OSError):  # killed already: the end of its channel tells
@@ -249,15 +256,27 @@ class Supervisor:
     def _from_loader(self) -> None:
         assert self._loader_channel is not None
         try:
-            data, fds, _, _ = socket.recv_fds(self._loader_channel, children.SOCKET_BYTES, 253)
+            data, fds, flags, _ = socket.recv_fds(self._loader_channel, children.SOCKET_BYTES, 253)
         except ConnectionResetError:  # it was killed before it had read its plan
-            data, fds = b"", []
+            data, fds, flags = b"", [], 0
         for fd in fds:
             os.set_inheritable(fd, False)
-        if data:
-            self._load.take(json.loads(data), fds)
+        if flags & socket.MSG_CTRUNC:  # half of what was attached is detached again by now
+            self._load.fds += fds
+            self._lack("too few descriptors for what the loader attached", "raise the limit of open files (ulimit -n)")
+        elif data:
+            self._take(data, fds)
         if not data or self._load.done or self._load.fatal:
             self._loaded()
+
+    def _take(self, data: bytes, fds: list[int]) -> None:
+        try:
+            self._load.take(json.loads(data), fds)
+        except OSError as error:
+            self._lack(f"the kernel does not tell about a program that it has loaded: {error}", "sensor doctor")
+
+    def _lack(self, reason: str, fix: str) -> None:
+        self._load.fatal = {"lack": "load", "reason": reason, "fix": fix}
 
     def _loaded(self) -> None:
         assert self._loader_channel is not None
@@ -265,6 +284,8 @@ class Supervisor:
         self._loader_channel.close()
         self._loader_channel = None
         self._deadlines.pop("load", None)
+        if self._load.fatal is not None:  # it may be at work still
+            self._kill(self._loader)
         shutil.rmtree(self._work, ignore_errors=True)  # a loader that was killed leaves it
         if self._stopping:
             self._load.close()
@@ -276,9 +297,8 @@ class Supervisor:
                       f"{failure.get('log', '')}")
         families = {program["family"] for program in self._load.programs}
         if self._load.fatal is None and "process" not in families:
-            self._load.fatal = {"lack": "load", "reason": "the process probes did not load", "fix": "sensor doctor"}
+            self._lack("the process probes did not load", "sensor doctor")
         if self._load.fatal is not None:
-            self._load.close()
             self._no_probes(self._load.fatal)
         if not self._stopping:  # _no_probes may have ended it
             self._hand_over()
@@ -287,14 +307,23 @@ class Supervisor:
         """The loader ended early. After a time-out what is loaded is kept, if the process probes are among it."""
         loaded = {program["family"] for program in self._load.programs}
         if not self._late or "process" not in loaded:
-            self._load.fatal = {"lack": "load", "reason": "the loader ended before it was done", "fix": "sensor doctor"}
+            self._lack("the loader ended before it was done", "sensor doctor")
             return
         assert self._plan is not None
         self._load.failures += [{"event": "", "program": name, "target": "family", "reason": "not loaded in time"}
                                 for name in self._plan.families if name not in loaded]
         self._load.done = True
 
+    def _refuse(self, reason: str, fix: str) -> None:
+        """Go on, or end, without probes."""
+        self._lack(reason, fix)
+        assert self._load.fatal is not None
+        self._no_probes(self._load.fatal)
+        if not self._stopping:
+            self._hand_over()
+
     def _no_probes(self, fatal: dict[str, str]) -> None:
+        self._load.close()
         fix = f"\n  fix: {fatal['fix']}" if fatal["fix"] else ""
         if self._stay:
             self._load.done = True
@@ -348,6 +377,7 @@ class Supervisor:
         # By pid through Popen, never waitpid(-1): only our own children are ours to reap.
         if self._loader is not None and self._loader.poll() is not None:
             self._loader = None
+            shutil.rmtree(self._work, ignore_errors=True)
         if self._engine is not None:
             status = self._engine.poll()
             if status is not None:

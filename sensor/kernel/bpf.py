@@ -28,10 +28,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def _call(command: int, attribute: bytes) -> tuple[int, bytes]:
     number = _SYSCALLS[os.uname().machine][0]
     buffer = ctypes.create_string_buffer(attribute.ljust(_ATTRIBUTE, b"\0"), _ATTRIBUTE)
-    result = _libc.syscall(number, command, buffer, _ATTRIBUTE)
-    if result < 0:
+    # A signal may come between; Python repeats its own calls by itself, but not what goes through ctypes.
+    while (result := _libc.syscall(number, command, buffer, _ATTRIBUTE)) < 0:
         error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+        if error != errno.EINTR:
+            raise OSError(error, os.strerror(error))
     return result, buffer.raw
 
 

@@ -28,6 +28,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sensor import children
 from sensor.errors import HostError, SensorError
 from sensor.kernel import bpf, preflight
 from sensor.kernel import plan as plans
@@ -52,9 +53,10 @@ def _tail(path: Path) -> str:
     return text[-_LOG_TAIL:].strip()
 
 
-def _family_child(family: Family, plan: plans.Plan, shared: dict[str, int], work: Path,
+def _family_child(loader: int, family: Family, plan: plans.Plan, shared: dict[str, int], work: Path,
                   channel: socket.socket) -> None:
     """Body of a family's process; never returns."""
+    children.die_with(loader)
     signal.alarm(_FAMILY_SECONDS)
     log = work / f"{family.name}.log"
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
@@ -133,7 +135,10 @@ def _seed() -> int:
 
 def run(channel: socket.socket, work: Path) -> None:
     """Serve one plan, with files in *work*, which is removed. Errors are sent as ``fatal``."""
-    plan = plans.Plan.load(channel.recv(_PACKET))
+    asked = channel.recv(_PACKET)
+    if not asked:  # the supervisor is gone
+        return
+    plan = plans.Plan.load(asked)
     plan.check()
     # Before 5.11 maps count against this limit; where it can't be raised, making a map says so by EPERM.
     with contextlib.suppress(ValueError, OSError):
@@ -147,6 +152,7 @@ def run(channel: socket.socket, work: Path) -> None:
             bpf.map_update(shared["settings"], struct.pack("<I", slot), struct.pack("<Q", pid))
         _send(channel, {"kind": "maps", "names": list(plans.SHARED)}, [shared[name] for name in plans.SHARED])
         running: dict[int, Family] = {}
+        loader = os.getpid()
         for family in FAMILIES:
             if family.name not in plan.families:
                 continue
@@ -154,7 +160,7 @@ def run(channel: socket.socket, work: Path) -> None:
                 _reap(running, work, channel)
             pid = os.fork()
             if not pid:
-                _family_child(family, plan, shared, work, channel)
+                _family_child(loader, family, plan, shared, work, channel)
             running[pid] = family
         while running:
             _reap(running, work, channel)
@@ -166,6 +172,7 @@ def run(channel: socket.socket, work: Path) -> None:
 
 def main() -> None:
     """Entry point: descriptor of the channel, then an empty directory, which the supervisor removes too."""
+    children.die_with(os.getppid())
     channel = socket.socket(fileno=int(sys.argv[1]))
     work = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(tempfile.mkdtemp(prefix="sensor-load-"))
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.harness import Sensor, action, get
-from tests.live.host import DETACH_SECONDS, children, no_stray_programs, owned_programs, program_ids, wait_until
+from tests.live.host import DETACH_SECONDS, alive, children, no_stray_programs, owned_programs, program_ids, wait_until
 
 RESTART_SECONDS = 10.0
 
@@ -30,10 +30,6 @@ def own(tmp_path: Path) -> Iterator[Sensor]:
         yield sensor
     finally:
         sensor.kill()
-
-
-def _alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
 
 
 def test_kill_of_the_engine_leaves_the_programs_and_it_restarts(own: Sensor, before: set[int]) -> None:
@@ -106,7 +102,7 @@ def test_kill_of_the_supervisor_detaches_everything(own: Sensor, before: set[int
     assert own.process is not None
     own.process.wait()
     wait_until(lambda: attached.isdisjoint(program_ids()), DETACH_SECONDS, "our programs gone")
-    wait_until(lambda: not [pid for pid in family if _alive(pid)], 5, "the engine gone")
+    wait_until(lambda: not [pid for pid in family if alive(pid)], 5, "the engine gone")
     assert no_stray_programs(before)
 
 
@@ -158,5 +154,5 @@ def test_kill_of_the_supervisor_while_loading_leaves_no_loader(own: Sensor, befo
     os.kill(own.pid, signal.SIGKILL)
     assert own.process is not None
     own.process.wait()
-    wait_until(lambda: not [pid for pid in family if _alive(pid)], DETACH_SECONDS, f"{family} gone")
+    wait_until(lambda: not [pid for pid in family if alive(pid)], DETACH_SECONDS, f"{family} gone")
     assert no_stray_programs(before)
