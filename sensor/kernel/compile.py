@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from sensor.errors import HostError
 from sensor.kernel import bpf
 from sensor.kernel.hooks import (
+    DECIDING,
     DISPATCHER,
     HOOKS,
     ROUTER,
@@ -24,6 +25,7 @@ from sensor.kernel.hooks import (
     Family,
     Hook,
     candidates,
+    likely,
     probe_of,
     syscall_numbers,
 )
@@ -67,12 +69,14 @@ def source(family: Family, probes: Path) -> str:
     return "\n".join(f'#line 1 "{part}"\n{(probes / part).read_text()}' for part in parts)
 
 
-def build(family: Family, probes: Path, include: Path, cpus: int, shared: Mapping[str, int]) -> Any:
-    """Compile a family and put the shared maps behind its placeholders."""
+def build(family: Family, probes: Path, include: Path, cpus: int, shared: Mapping[str, int],
+          decisions: Collection[str] = DECIDING) -> Any:
+    """Compile a family with these kinds of decision hook, and put the shared maps behind its placeholders."""
     bcc = import_bcc()
     flags = [f"-I{include}", f"-I{probes}", f"-DNR_CPUS={cpus}", f"-DRING_INDEX={family.ring}",
              f"-DRING_OFFSET_MASK={family.mask}", f"-DRING_SLACK={family.slack}",
-             f"-DLINUX_VERSION_CODE={kernel_version_code()}", *_QUIET]
+             f"-DLINUX_VERSION_CODE={kernel_version_code()}", *_QUIET,
+             *(f"-DWITH_{kind.upper()}" for kind in sorted(decisions))]
     # BCC attaches by itself what its macros for fentry and LSM named; which of them is used is decided later.
     quiet = type("Module", (bcc.BPF,), {"_trace_autoload": lambda _self: None})
     module = quiet(text=source(family, probes), cflags=flags)
@@ -249,3 +253,16 @@ def load_family(family: Family, module: Any, shared: Mapping[str, int], plan: Pl
         if probe_of(event) == family.name:
             attaching.event(event, candidates(event, plan.only().get(event)))
     return attaching.done()
+
+
+def load(family: Family, probes: Path, include: Path, shared: Mapping[str, int], plan: Plan) -> Loaded:
+    """Compile, load and attach a family. What is rarely needed is compiled only when something failed without it."""
+    few = likely(family.name, plan.only())
+    loaded = load_family(family, build(family, probes, include, plan.cpus, shared, few), shared, plan)
+    more = {way.kind for event in HOOKS if probe_of(event) == family.name
+            for way in candidates(event, plan.only().get(event))} & {*DECIDING}
+    if not loaded.failures or more <= few:
+        return loaded
+    for fd in loaded.fds:
+        os.close(fd)
+    return load_family(family, build(family, probes, include, plan.cpus, shared), shared, plan)

@@ -7,6 +7,7 @@ guessed from its version. The settings' ``hooks`` name one alternative of an eve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sensor.schema import BY_NAME
@@ -75,7 +76,7 @@ def _tail(program: str, slot: int) -> Hook:
 
 
 #: kinds of hook that see a decision of the kernel; functions are security_NAME, LSM hooks NAME
-_DECIDING = ("fentry", "kprobe", "lsm")
+DECIDING = ("fentry", "kprobe", "lsm")
 
 
 def decision(kind: str, name: str, *, function: str = "", extra: bool = False) -> Hook:
@@ -92,7 +93,7 @@ def _named(calls: tuple[Hook, ...], decisions: tuple[str, ...], requests: tuple[
     """Alternatives of a call that changes names: the kernel's own decision, else the caller's argument."""
     calls = (_tail("emit_path", 500), *calls)
     ways = []
-    for kind in _DECIDING:
+    for kind in DECIDING:
         # An LSM hook tells the decision, but has none for what io_uring carries out.
         carrier = "kprobe" if kind == "kprobe" else "fentry"
         ways.append(Alternative(kind, (
@@ -104,7 +105,7 @@ def _named(calls: tuple[Hook, ...], decisions: tuple[str, ...], requests: tuple[
 
 
 def _decided(name: str, misses: str) -> tuple[Alternative, ...]:
-    return tuple(Alternative(kind, (decision(kind, name),), misses) for kind in _DECIDING)
+    return tuple(Alternative(kind, (decision(kind, name),), misses) for kind in DECIDING)
 
 
 def _instead(kind: str, function: str) -> Hook:
@@ -199,6 +200,18 @@ def kinds(event: str) -> tuple[str, ...]:
 def candidates(event: str, only: str | None) -> tuple[Alternative, ...]:
     """The alternatives to try, in order: all, none ("off"), or the one that the settings name."""
     return tuple(alternative for alternative in HOOKS[event] if only in (None, alternative.kind))
+
+
+def likely(family: str, only: Mapping[str, str]) -> frozenset[str]:
+    """Kinds of decision hook that a family is compiled with at first: forced ones, preferred ones, the next best."""
+    found: set[str] = set()
+    for event in HOOKS:
+        ways = candidates(event, only.get(event)) if probe_of(event) == family else ()
+        first = [way.kind for way in ways[:2]]
+        if first and first[0] in DECIDING:
+            # An LSM hook has no place for what io_uring carries out: fentry fills in.
+            found.update(first, ("fentry",) if "lsm" in first else ())
+    return frozenset(found & {*DECIDING})
 
 
 def families_for(settings: tuple[str, ...]) -> tuple[str, ...]:

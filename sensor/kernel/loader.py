@@ -64,8 +64,7 @@ def _family_child(loader: int, family: Family, plan: plans.Plan, shared: dict[st
     try:
         from sensor.kernel import compile as compiler
 
-        module = compiler.build(family, probes_dir(), work, plan.cpus, shared)
-        loaded = compiler.load_family(family, module, shared, plan)
+        loaded = compiler.load(family, probes_dir(), work, shared, plan)
         for failure in loaded.failures:
             failure["log"] = _tail(log)
         _send(channel, {"kind": "family", "name": family.name, "programs": loaded.programs,

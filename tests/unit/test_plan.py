@@ -11,7 +11,7 @@ import pytest
 from sensor.control import Request, parse_request
 from sensor.errors import UsageError
 from sensor.kernel import plan as plans
-from sensor.kernel.hooks import FAMILIES, HOOKS, candidates, kinds, probe_of, syscall_numbers
+from sensor.kernel.hooks import FAMILIES, HOOKS, candidates, kinds, likely, probe_of, syscall_numbers
 from sensor.kernel.plan import Plan, possible_cpus
 from sensor.schema import EVENTS
 
@@ -111,3 +111,12 @@ def test_every_alternative_can_be_asked_for() -> None:
         for kind in kinds(event.name) if event.name in HOOKS else ():
             request = Request((1 << 20, 1 << 20), 1 << 20, ("process",), hooks=((event.id, kind),))
             assert parse_request(request.pack()).hooks == ((event.id, kind),)
+
+
+def test_rarely_needed_programs_are_left_out_at_first() -> None:
+    """LLVM's time is the price of a start: a family gets its preferred hooks, the next best, and what is forced."""
+    assert likely("path", {}) == {"fentry", "kprobe"}
+    assert likely("network", {}) == likely("file", {}) == likely("privilege", {}) == frozenset()
+    assert likely("file", {"file_open": "lsm"}) == {"lsm", "fentry"}
+    assert likely("path", {"file_unlink": "lsm"}) == {"fentry", "kprobe", "lsm"}
+    assert likely("network", {"network_bind": "off"}) == frozenset()
