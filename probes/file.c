@@ -44,14 +44,58 @@ static __always_inline u32 name_watched(const char *name)
 	return kinds ? *kinds : 0;
 }
 
+static __always_inline int inode_watched(struct inode *inode)
+{
+	struct watch_inode id = {};
+	struct super_block *sb = NULL;
+	u32 dev = 0;
+
+	READ(id.inode, &inode->i_ino);
+	READ(sb, &inode->i_sb);
+	READ(dev, &sb->s_dev);
+	id.dev = dev;
+	return watch_inodes.lookup(&id) != NULL;
+}
+
+#define KERNEL_HALF 0xffff000000000000ULL
+
+/* What a regular file of an overlay stands for: the inode of the layer that it was opened in, or NULL. */
+static __always_inline struct inode *inode_below(struct file *file, struct inode *inode)
+{
+	struct super_block *sb = NULL;
+	struct file *below = NULL, *first = NULL;
+	struct inode *found = NULL, *named = NULL;
+	struct file_place place = {};
+	u64 magic = 0;
+	u16 mode = 0;
+
+	READ(mode, &inode->i_mode);
+	READ(sb, &inode->i_sb);
+	READ(magic, &sb->s_magic);
+	if (magic != OVERLAYFS_SUPER_MAGIC || (mode & S_IFMT) != S_IFREG)
+		return NULL;
+	/*
+	 * The open file of the layer is the private data; since 6.13 it is the first word of that. A struct
+	 * file itself begins with a counter, flags or NULL as long as it is open, never with a pointer.
+	 */
+	READ(below, &file->private_data);
+	READ(first, below);
+	if ((u64)first >= KERNEL_HALF)
+		below = first;
+	READ(found, &below->f_inode);
+	READ(place, &below->f_path);
+	READ(named, &place.dentry->d_inode);
+	/* Before 6.5 it bears the overlay's own path. Neither: no struct file after all. */
+	return found == named || inode == named ? found : NULL;
+}
+
 /* 0, or WATCH_* bits. Over-approximates by name: user space checks the whole path. */
 static __always_inline u32 is_watched(struct file *file, struct inode *inode)
 {
 	struct file_place place = {};
 	struct dentry_head head = {}, above = {};
-	struct watch_inode id = {};
-	struct super_block *sb = NULL;
-	u32 links = 0, dev = 0, found;
+	struct inode *below;
+	u32 links = 0, found;
 
 	READ(place, &file->f_path);
 	READ(head, &place.dentry->d_parent);
@@ -61,12 +105,11 @@ static __always_inline u32 is_watched(struct file *file, struct inode *inode)
 	READ(links, &inode->i_nlink);
 	if (!found && links < 2)
 		return 0;
-	/* Under another path the inode gives it away: a hard link, which has another name, or a bind mount. */
-	READ(id.inode, &inode->i_ino);
-	READ(sb, &inode->i_sb);
-	READ(dev, &sb->s_dev);
-	id.dev = dev;
-	return watch_inodes.lookup(&id) ? found | WATCH_INODE : found;
+	/* Under another path the inode gives it away: a hard link, which has another name, a bind mount, an overlay. */
+	if (inode_watched(inode))
+		return found | WATCH_INODE;
+	below = inode_below(file, inode);
+	return below && inode_watched(below) ? found | WATCH_INODE : found;
 }
 
 /* An open, as its handler read it, for the one program that decides and makes the record. */
