@@ -11,21 +11,26 @@
  *            (security_)socket_{connect,bind,listen}, which come before the outcome; kretprobe on
  *            inet_csk_accept.
  *            hook-proto: security/security.c: security_socket_connect(sock, address, addrlen)
- * Misses     io_uring but for connect and accept; the 32-bit socketcall(); DNS over TCP, TLS or write(); raw and other sockets.
+ * Misses     io_uring but for connect and accept; the 32-bit socketcall(); DNS over TCP, TLS or write(); raw and other sockets;
+ *            what follows the eighth message of one sendmmsg(); datagrams to a place that the same process has
+ *            sent to over the same socket before.
  *            Where only the caller's sockaddr is known (UDP without a connection, a connect that
  *            failed before it had a route) the record is marked FLAG_ARGUMENT.
- * Cost       Three reads per datagram sent by sendto, sendmsg or sendmmsg, one program per TCP
- *            state change; the rest per call that is reported.
+ * Cost       A send by sendto, sendmsg or sendmmsg costs the look at its socket, a datagram two more programs,
+ *            a TCP state change one; the rest is paid per call that is reported.
  */
 #define AF_INET 2
 #define AF_INET6 10
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define IPPROTO_UDPLITE 136
+#define IPPROTO_MPTCP 262   /* TCP on the wire */
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
+#define SS_CONNECTING 2
 #define EINPROGRESS 115
 #define SWAP16(value) __builtin_bswap16(value)
 
@@ -101,9 +106,11 @@ static __always_inline struct sock *ip_sock(struct sock *sk, u16 *protocol, u16 
 {
 	READ(*family, &sk->__sk_common.skc_family);
 	READ(*protocol, &sk->sk_protocol);
+	if (*protocol == IPPROTO_MPTCP)
+		*protocol = IPPROTO_TCP;
 	if (*family != AF_INET && *family != AF_INET6)
 		return NULL;
-	if (*protocol != IPPROTO_TCP && *protocol != IPPROTO_UDP)
+	if (*protocol != IPPROTO_TCP && *protocol != IPPROTO_UDP && *protocol != IPPROTO_UDPLITE)
 		return NULL;
 	return sk;
 }
@@ -221,7 +228,11 @@ static __always_inline int emit_attempt(struct socket *socket, const void *addre
 	struct endpoint local = {}, remote = {};
 	struct sock *sk = NULL;
 	u16 protocol = 0, family = 0;
+	u32 state = 0;
 
+	READ(state, &socket->state);
+	if (state == SS_CONNECTING)         /* asks again; io_uring does so by itself */
+		return 0;
 	READ(sk, &socket->sk);
 	sk = ip_sock(sk, &protocol, &family);
 	if (!sk)
@@ -386,6 +397,219 @@ ON_DECISION(name, 2)
 DECIDED_LOCAL(socket_bind, event_network_bind, EVENT_NETWORK_BIND, read_kernel_sockaddr(&local, (void *)b))
 DECIDED_LOCAL(socket_listen, event_network_listen, EVENT_NETWORK_LISTEN, e->backlog = b)
 
+/*
+ * Datagrams that need no connect(). A handler notes the call; of its messages, one program reports the
+ * destinations, another one the DNS queries.
+ */
+#define MSG_FASTOPEN 0x20000000
+#define MESSAGES 8          /* looked at of one sendmmsg(); glibc's resolver sends A and AAAA in one call: two */
+
+struct sending {
+	struct sock *sk;
+	u64 inode;          /* of the socket: used once, while a sock's address is used again */
+	u64 at;             /* the caller's struct msghdr, or array of struct mmsghdr; for sendto() the bytes */
+	u64 address;        /* sendto() only */
+	s64 result;
+	u32 messages;       /* 0 for sendto() */
+	u32 flags;
+	u16 protocol;
+	u16 family;
+	u32 next;           /* message to look at */
+};
+BPF_PERCPU_ARRAY(sendings, struct sending, 1);
+
+struct user_message {       /* struct user_msghdr, 64-bit */
+	u64 name;
+	u32 name_length, pad;
+	u64 iov;
+	u64 iov_length;
+};
+#define MMSGHDR 64          /* sizeof(struct mmsghdr), 64-bit */
+
+/* Where a message is sent to, in the caller's memory; 0 where only the connection says. */
+static __always_inline u64 name_of(struct user_message *message)
+{
+	return message->name_length ? message->name : 0;
+}
+
+/* The next message of the call; its name is an address, or 0. */
+static __always_inline void read_message(struct user_message *to, struct sending *sending)
+{
+	if (!sending->messages) {
+		to->name = sending->address;
+		to->name_length = 1;
+		return;
+	}
+	bpf_probe_read_user(to, sizeof(*to), (void *)sending->at + sending->next * MMSGHDR);
+}
+
+/* Whether there is one more message: then the same program runs again, for the verifier counts every turn of a loop. */
+static __always_inline int is_more(struct sending *sending)
+{
+	sending->next++;
+	return sending->next < sending->messages && sending->next < MESSAGES;
+}
+
+static __always_inline int on_send(struct bpf_raw_tracepoint_args *ctx, struct arguments *call, u64 address,
+				   u32 messages, u64 send_flags)
+{
+	u32 zero = 0;
+	struct sending *sending = sendings.lookup(&zero);
+	struct file *file = file_of(call->a);
+	struct inode *inode = NULL;
+	struct sock *sk;
+	u16 protocol = 0, family = 0;
+
+	sk = sock_behind(file, &protocol, &family);
+	if (!sk || !sending || (messages && call->flags & FLAG_COMPAT))     /* struct compat_msghdr lies otherwise */
+		return 0;
+	if (protocol == IPPROTO_TCP ? !(send_flags & MSG_FASTOPEN) : call->result < 0)
+		return 0;
+	READ(inode, &file->f_inode);
+	READ(sending->inode, &inode->i_ino);
+	sending->sk = sk;
+	sending->at = call->b;
+	sending->address = address;
+	sending->result = call->result;
+	sending->messages = messages;
+	sending->next = 0;
+	sending->flags = call->flags;
+	sending->protocol = protocol;
+	sending->family = family;
+	tail(ctx, TAIL_DATAGRAM);
+	tail(ctx, TAIL_DNS);        /* nobody asked for the destinations */
+	return 0;
+}
+
+int on_sendto(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct arguments call;
+
+	read_arguments(&call, ctx);
+	return on_send(ctx, &call, call.e, 0, call.d);
+}
+
+int on_sendmsg(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct arguments call;
+
+	read_arguments(&call, ctx);
+	return on_send(ctx, &call, 0, 1, call.c);
+}
+
+int on_sendmmsg(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct arguments call;
+
+	if ((s64)ctx->args[1] < 1)
+		return 0;
+	read_arguments(&call, ctx);
+	return on_send(ctx, &call, 0, call.result, call.d);
+}
+
+/* A caller's address as the kernel understands it for a datagram of this family of socket. */
+static __always_inline void read_destination(struct endpoint *to, u64 address, u16 family)
+{
+	read_sockaddr(to, (void *)address);
+	if (family == AF_INET && to->family == 0) {         /* an IPv4 socket takes AF_UNSPEC for its own */
+		to->known = !bpf_probe_read_user(to->address, 4, (void *)address + 4);
+	} else if (family == AF_INET6 && to->family == AF_INET) {
+		__builtin_memcpy(to->address + 12, to->address, 4);
+		__builtin_memset(to->address, 0, 10);
+		to->address[10] = to->address[11] = 0xff;
+	}
+}
+
+/* What has been reported. Direct-mapped: another destination in the same place means a record more, never one less. */
+struct contact {
+	u64 address[2];
+	u64 inode;
+	u32 pid;
+	u16 port;
+	u16 family;
+};
+#define CONTACTS_BITS 12
+BPF_ARRAY(contacts, struct contact, 1 << CONTACTS_BITS);
+
+static __always_inline u32 place_of(struct contact *contact)
+{
+	u64 *words = (u64 *)contact, hash = 0;
+
+#pragma unroll
+	for (int i = 0; i < sizeof(*contact) / 8; i++) {
+		hash = (hash ^ words[i]) * 0x9e3779b97f4a7c15ULL;
+		hash ^= hash >> 32;
+	}
+	return hash & ((1 << CONTACTS_BITS) - 1);
+}
+
+static __always_inline int is_same(struct contact *a, struct contact *b)
+{
+	return a->address[0] == b->address[0] && a->address[1] == b->address[1] && a->inode == b->inode &&
+	       a->pid == b->pid && a->port == b->port;
+}
+
+/* The first datagram that a process sends to a destination over a socket which is not connected to it. */
+static __always_inline int emit_contact(struct sending *sending, u64 address)
+{
+	struct endpoint local = {}, remote = {}, peer = {};
+	struct contact contact = {}, connected = {}, *known;
+	u32 place;
+
+	if (!address)
+		return 0;
+	read_destination(&remote, address, sending->family);
+	if (!remote.known)
+		return 0;
+	read_remote(&peer, sending->sk);
+	__builtin_memcpy(connected.address, peer.address, 16);
+	__builtin_memcpy(contact.address, remote.address, 16);
+	connected.port = peer.port;
+	contact.port = remote.port;
+	if (peer.known && is_same(&connected, &contact))
+		return 0;
+	contact.inode = sending->inode;
+	contact.pid = bpf_get_current_pid_tgid() >> 32;
+	contact.family = sending->family;
+	place = place_of(&contact);
+	known = contacts.lookup(&place);
+	if (!known)
+		return 0;
+	if (is_same(known, &contact)) {
+		count_filtered(EVENT_NETWORK_CONNECT);
+		return 0;
+	}
+	if (is_self())
+		return 0;
+	*known = contact;
+	read_local(&local, sending->sk);
+	BEGIN(s, e, event_network_connect, EVENT_NETWORK_CONNECT);
+	s->flags = sending->flags | FLAG_ARGUMENT;
+	FILL(e, &local, &remote, sending->protocol, sending->family, 0, sending->sk);
+	commit(s);
+	return 0;
+}
+
+int emit_datagram(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 zero = 0;
+	struct sending *sending = sendings.lookup(&zero);
+	struct user_message message = {};
+
+	if (!sending)
+		return 0;
+	read_message(&message, sending);
+	if (sending->protocol == IPPROTO_TCP)       /* a connection that the send begins */
+		return emit_connect(sending->sk, IPPROTO_TCP, sending->family, sending->result < 0 ? sending->result : 0,
+				    sending->flags, (void *)name_of(&message));
+	emit_contact(sending, name_of(&message));
+	if (is_more(sending))
+		tail(ctx, TAIL_DATAGRAM);
+	sending->next = 0;
+	tail(ctx, TAIL_DNS);
+	return 0;
+}
+
 #define DNS_PORT 53
 #define DNS_HEADER 12
 
@@ -394,27 +618,24 @@ struct user_iovec {
 };
 #define PIECES 4            /* of one datagram; a resolver uses one */
 
-static __always_inline int emit_dns(struct arguments *call, const void *address, struct user_iovec *pieces, u64 count)
+static __always_inline int emit_query(struct sending *sending, u64 address, struct user_iovec *pieces, u64 count)
 {
 	struct endpoint local = {}, remote = {};
-	struct sock *sk;
-	u16 protocol = 0, family = 0;
-	u32 marks = call->flags, start;
+	u32 marks = sending->flags, start;
 
-	sk = sock_of(call->a, &protocol, &family);
-	if (!sk || protocol != IPPROTO_UDP)
+	if (!sending->messages && sending->result < DNS_HEADER)
 		return 0;
-	read_remote(&remote, sk);
+	read_remote(&remote, sending->sk);
 	if (address) {
-		read_sockaddr(&remote, address);
+		read_destination(&remote, address, sending->family);
 		marks |= FLAG_ARGUMENT;
 	}
 	if (remote.port != DNS_PORT || is_self())
 		return 0;
-	read_local(&local, sk);
+	read_local(&local, sending->sk);
 	BEGIN(s, e, event_dns_query, EVENT_DNS_QUERY);
 	s->flags = marks;
-	FILL(e, &local, &remote, protocol, family, 0, sk);
+	FILL(e, &local, &remote, sending->protocol, sending->family, 0, sending->sk);
 	start = s->length;
 #pragma unroll
 	for (int i = 0; i < PIECES; i++) {
@@ -428,68 +649,30 @@ static __always_inline int emit_dns(struct arguments *call, const void *address,
 	return 0;
 }
 
-int on_sendto(struct bpf_raw_tracepoint_args *ctx)
+int emit_dns(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct user_iovec whole[PIECES] = {};
-	struct arguments call;
-
-	if ((s64)ctx->args[1] < DNS_HEADER)
-		return 0;
-	read_arguments(&call, ctx);
-	whole[0].base = call.b;
-	whole[0].length = call.result;
-	return emit_dns(&call, (void *)call.e, whole, 1);
-}
-
-struct user_message {       /* struct user_msghdr, 64-bit */
-	u64 name;
-	u32 name_length, pad;
-	u64 iov;
-	u64 iov_length;
-};
-
-static __always_inline int emit_message(struct arguments *call, const void *at)
-{
-	struct user_message message = {};
 	struct user_iovec pieces[PIECES] = {};
+	u32 zero = 0;
+	struct sending *sending = sendings.lookup(&zero);
+	struct user_message message = {};
 
-	if (call->flags & FLAG_COMPAT)      /* struct compat_msghdr lies otherwise */
+	if (!sending || sending->protocol == IPPROTO_TCP)
 		return 0;
-	bpf_probe_read_user(&message, sizeof(message), at);
+	read_message(&message, sending);
+	if (!sending->messages) {
+		message.iov_length = 1;
+		pieces[0].base = sending->at;
+		pieces[0].length = sending->result;
+	} else {
 #pragma unroll
-	for (int i = 0; i < PIECES; i++) {
-		if (i < message.iov_length)
-			bpf_probe_read_user(&pieces[i], sizeof(pieces[i]), (void *)message.iov + i * sizeof(pieces[i]));
+		for (int i = 0; i < PIECES; i++) {
+			if (i < message.iov_length)
+				bpf_probe_read_user(&pieces[i], sizeof(pieces[i]),
+						    (void *)message.iov + i * sizeof(pieces[i]));
+		}
 	}
-	return emit_dns(call, (void *)message.name, pieces, message.iov_length);
-}
-
-int on_sendmsg(struct bpf_raw_tracepoint_args *ctx)
-{
-	struct arguments call;
-
-	if ((s64)ctx->args[1] < DNS_HEADER)
-		return 0;
-	read_arguments(&call, ctx);
-	return emit_message(&call, (void *)call.b);
-}
-
-#define MMSGHDR 64          /* sizeof(struct mmsghdr), 64-bit */
-
-/* glibc's resolver sends A and AAAA in one call: two messages, four are looked at. */
-int on_sendmmsg(struct bpf_raw_tracepoint_args *ctx)
-{
-	struct arguments call;
-
-	if ((s64)ctx->args[1] < 1)
-		return 0;
-	read_arguments(&call, ctx);
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < 4; i++) {
-		asm volatile("" : "+r"(i));     /* or the bound becomes "count != 0", which 6.1 never sees end */
-		if (i >= call.result)
-			break;
-		emit_message(&call, (void *)call.b + i * MMSGHDR);
-	}
+	emit_query(sending, name_of(&message), pieces, message.iov_length);
+	if (is_more(sending))
+		tail(ctx, TAIL_DNS);
 	return 0;
 }

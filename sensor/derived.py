@@ -13,7 +13,7 @@ _AF_INET, _AF_INET6 = 2, 10
 _EINPROGRESS = 115
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
-TRANSPORTS = {6: "tcp", 17: "udp"}
+TRANSPORTS = {6: "tcp", 17: "udp", 136: "udp-lite"}
 
 #: Events with a side that began. bind and listen have none yet.
 DIRECTIONS = {"network_connect": "egress", "network_accept": "ingress", "dns_query": "egress"}

@@ -227,7 +227,8 @@ EVENTS: tuple[Event, ...] = (
            _f(Kind.U32, "owner_gid", "file.gid", "New group; 4294967295 leaves it."))),
     Event(16, "file_mkdir", "file", "A directory was made.", "file", "creation", ("file_mkdir",),
           (*_target(), _f(Kind.U32, "mode", "file.mode", "Bits asked for.", "octal"))),
-    Event(20, "network_connect", "network", "connect() on a TCP or UDP socket, also one that failed.", "network",
+    Event(20, "network_connect", "network", "connect() on a TCP or UDP socket, also one that failed; or the "
+          "first datagram that a process sends over a socket to a place that it is not connected to.", "network",
           "start", ("network_connection",), _SOCKET, falco="outbound"),
     Event(21, "network_accept", "network", "A TCP connection was accepted.", "network", "start",
           ("network_connection",), _SOCKET, falco="inbound"),
@@ -326,7 +327,7 @@ DERIVED: tuple[tuple[str, str, str], ...] = (
     ("file.name", "*", "Last component of file.path."),
     ("file.directory", "*", "Everything before it."),
     ("file.extension", "*", "After the last dot of file.name, without the dot."),
-    ("network.transport", "*", "tcp or udp."),
+    ("network.transport", "*", "tcp (MPTCP too), udp or udp-lite."),
     ("network.type", "*", "ipv4 or ipv6."),
     ("network.initiated", "*", "true for connect and DNS, false for accept."),
     ("network.direction", "*", "egress (connect, DNS) or ingress (accept)."),

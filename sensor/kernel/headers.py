@@ -39,7 +39,7 @@ WANTED: dict[str, tuple[str, ...]] = {
     "super_block": ("s_dev", "s_magic"),
     "pt_regs": ("r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax", "cx", "dx", "si", "di",
                 "orig_ax", "ip", "cs", "flags", "sp", "ss"),
-    "socket": ("sk", "type"),
+    "socket": ("state", "sk", "type"),
     "sock": ("__sk_common", "sk_protocol", "sk_type", "sk_max_ack_backlog"),
     "sock_common": ("skc_family", "skc_state", "skc_num", "skc_dport", "skc_daddr", "skc_rcv_saddr", "skc_net",
                     "skc_v6_daddr", "skc_v6_rcv_saddr"),

@@ -104,8 +104,8 @@ def _named(calls: tuple[Hook, ...], decisions: tuple[str, ...], requests: tuple[
     return (*ways, Alternative("syscall", calls, _LINKS))
 
 
-def _decided(name: str, misses: str) -> tuple[Alternative, ...]:
-    return tuple(Alternative(kind, (decision(kind, name),), misses) for kind in DECIDING)
+def _decided(name: str, misses: str, *more: Hook) -> tuple[Alternative, ...]:
+    return tuple(Alternative(kind, (decision(kind, name), *more), misses) for kind in DECIDING)
 
 
 def _instead(kind: str, function: str) -> Hook:
@@ -114,6 +114,9 @@ def _instead(kind: str, function: str) -> Hook:
 
 
 _SOCKETCALL = "socketcall() of 32-bit programs"
+#: Calls that send without a connection: two events take from them what they tell.
+_SENDS = (_call("on_sendto", 44, 369), _call("on_sendmsg", 46, 0), _call("on_sendmmsg", 307, 0))
+_DESTINATIONS = (_tail("emit_datagram", 503), *_SENDS)
 
 #: event -> alternatives, the preferred one first.
 HOOKS: dict[str, tuple[Alternative, ...]] = {
@@ -146,8 +149,9 @@ HOOKS: dict[str, tuple[Alternative, ...]] = {
         Alternative("syscall", (
             _call("on_connect", 42, 362), Hook("raw_tracepoint", "on_set_state", "inet_sock_set_state"),
             Hook("raw_tracepoint", "on_uring_network", "io_uring_complete", extra=True),
-            _instead("kprobe", "security_socket_connect")), _SOCKETCALL),
-        *_decided("socket_connect", "the outcome: a connect is told when it is allowed to begin"),
+            _instead("kprobe", "security_socket_connect"), *_DESTINATIONS), f"datagrams by io_uring; {_SOCKETCALL}"),
+        *_decided("socket_connect", "the outcome: a connect is told when it is allowed to begin; datagrams by io_uring",
+                  *_DESTINATIONS),
     ),
     "network_accept": (
         Alternative("syscall", (_call("on_accept", 43, 0), _call("on_accept", 288, 364),
@@ -162,8 +166,7 @@ HOOKS: dict[str, tuple[Alternative, ...]] = {
         Alternative("syscall", (_call("on_listen", 50, 363),), _SOCKETCALL),
         *_decided("socket_listen", "whether it succeeded"),
     ),
-    "dns_query": (Alternative("syscall", (
-        _call("on_sendto", 44, 369), _call("on_sendmsg", 46, 0), _call("on_sendmmsg", 307, 0)),
+    "dns_query": (Alternative("syscall", (_tail("emit_dns", 504), *_SENDS),
         "write() on a connected socket; TCP; TLS; io_uring"),),
     "process_ptrace": (Alternative("syscall", (
         _call("on_ptrace", 101, 26), _call("on_process_vm", 310, 347), _call("on_process_vm", 311, 348)),

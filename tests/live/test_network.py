@@ -81,6 +81,49 @@ def test_23_connects_of_a_kind_are_23_events(ran: SimpleNamespace, family: str, 
     assert {get(d, "network.transport") for d in seen} == {transport}
 
 
+@pytest.mark.parametrize(
+    ("how", "times"),
+    [
+        ("sendto", 2 * RARE),
+        ("sendmsg", 2 * RARE),
+        ("sendmmsg", 6 * RARE),
+        ("past the connection", 2 * RARE),
+        ("dissolved", 2 * RARE),
+        ("AF_UNSPEC", RARE),
+        ("IPv4", RARE),
+        ("dns sendto", 2 * RARE),
+    ],
+)
+def test_first_datagram_to_a_place_is_a_connect_and_the_next_is_not(
+    ran: SimpleNamespace, how: str, times: int
+) -> None:
+    """Without a connection to it: by every call that sends, by whatever family the address claims to be."""
+    pairs = [(row, d) for row, d in _pairs(ran, "connect", "network-connect") if row["how"] == how]
+    assert len(pairs) == times
+    for row, d in pairs:
+        told = _address(get(d, "destination.ip")), get(d, "destination.port"), get(d, "network.transport")
+        assert told == (row["destination_ip"], row["destination_port"], "udp")
+        assert "argument" in flags(d)
+
+
+def test_connection_that_a_send_begins_is_a_connect(ran: SimpleNamespace) -> None:
+    """MSG_FASTOPEN: the addresses are the kernel's."""
+    pairs = [(row, d) for row, d in _pairs(ran, "connect", "network-connect") if row["how"] == "fast open"]
+    if not pairs:
+        pytest.skip("this kernel opens no TCP connection by a send")
+    assert len(pairs) == 2 * RARE
+    for row, d in pairs:
+        assert (get(d, "destination.ip"), get(d, "source.port")) == (row["destination_ip"], row["source_port"])
+
+
+def test_tcp_and_udp_under_other_names_are_seen(ran: SimpleNamespace) -> None:
+    """MPTCP, which is TCP on the wire, and UDP-Lite."""
+    pairs = _pairs(ran, "connect", "network-connect")
+    for how, transport in (("mptcp", "tcp"), ("udp-lite", "udp-lite")):
+        seen = [get(d, "network.transport") for row, d in pairs if row["how"] == how]
+        assert seen in ([], [transport] * 2 * RARE), how  # a kernel may have none
+
+
 def test_source_of_a_connect_is_what_getsockname_says(ran: SimpleNamespace) -> None:
     """Local address and the port that the kernel chose."""
     for row, d in _pairs(ran, "connect", "network-connect"):
@@ -117,7 +160,8 @@ def test_connects_go_out_and_accepts_come_in(ran: SimpleNamespace) -> None:
 def test_every_accept_is_seen_once_with_the_peers_port(ran: SimpleNamespace) -> None:
     """The source is the peer, the destination is the listener; accept and accept4 alike."""
     rows = _rows(ran, "accept")
-    assert len(rows) == 2 * (DAILY + RARE) + RARE
+    rarest = sum(len(_rows(ran, "connect", how)) for how in ("fast open", "mptcp"))
+    assert len(rows) == 2 * (DAILY + RARE) + RARE + rarest
     wanted = [
         (
             _address(row["source_ip"]),
@@ -184,7 +228,7 @@ def test_binds_have_the_port_that_the_kernel_gave(ran: SimpleNamespace) -> None:
 def test_listeners_have_their_address(ran: SimpleNamespace) -> None:
     """One event per listen()."""
     wanted = [(row["source_ip"], row["source_port"], row["transport"], row["type"]) for row in _rows(ran, "listen")]
-    assert len(wanted) == 3
+    assert len(wanted) == 7
     seen = [
         (get(d, "source.ip"), get(d, "source.port"), get(d, "network.transport"), get(d, "network.type"))
         for d in _seen(ran, "network-listen")
@@ -225,7 +269,7 @@ def test_dns_by_write_is_seen_or_declared_as_missed(ran: SimpleNamespace) -> Non
 
 
 def test_nothing_but_port_53_over_udp_is_a_dns_query(ran: SimpleNamespace) -> None:
-    """Datagrams to other ports make no event, and no query makes two."""
+    """Datagrams to other ports are none, and no query makes two."""
     by_write = {row["name"] for row in _rows(ran, "dns", "write")}
     seen = [d for d in _seen(ran, "dns-query") if get(d, "dns.question.name") not in by_write]
     assert {get(d, "destination.port") for d in seen} == {53}

@@ -1,4 +1,4 @@
-/* net [N=23] [M=7]: sockets connected, accepted, bound, listening; datagrams to port 53. Loopback only.
+/* net [N=23] [M=7]: sockets connected, accepted, bound, listening; datagrams with and without a connection. Loopback only.
  *
  * N connects of each kind (IPv4 and IPv6, TCP and UDP), M of each of the rarer kinds. Addresses and
  * ports are what getsockname() and getpeername() said, results what the call returned.
@@ -65,7 +65,7 @@ static void row(const char *op, const char *how, int family, int type, const uni
 	json_open(NULL, '{');
 	json_str("op", op);
 	json_str("how", how);
-	json_str("transport", type == SOCK_STREAM ? "tcp" : "udp");
+	json_str("transport", type == SOCK_STREAM ? "tcp" : strcmp(how, "udp-lite") ? "udp" : how);
 	json_str("type", family == AF_INET ? "ipv4" : "ipv6");
 	json_num("errno", error);
 	if (source)
@@ -189,11 +189,136 @@ static void mapped(long m)
 	close(listener);
 }
 
-/* Sockets of other families, a dissolved association, a datagram elsewhere: no events. */
+static void reached(const char *how, int fd, int family, int type, const union address *to)
+{
+	union address from = local(fd);
+	row("connect", how, family, type, &from, to, 0);
+	json_num("flags", 0);
+	json_close('}');
+}
+
+static void post(int fd, const union address *to, socklen_t size)
+{
+	must(sendto(fd, "x", 1, 0, &to->any, size), "sendto");
+}
+
+static void post_message(int fd, const union address *to, socklen_t size)
+{
+	struct iovec one = {"x", 1};
+	struct msghdr message = {.msg_name = (void *)(uintptr_t)to, .msg_namelen = size, .msg_iov = &one, .msg_iovlen = 1};
+	must(sendmsg(fd, &message, 0), "sendmsg");
+}
+
+/* Without connect(): the first datagram to each place is worth an event, the second is not. */
+static void datagrams(int family, long m)
+{
+	socklen_t size = size_of(family);
+	union address at[8], wrong;
+	int receivers[8];
+	for (int k = 0; k < 8; k++)
+		at[k] = local(receivers[k] = bound("datagram", family, SOCK_DGRAM, loopback(family), 0));
+	for (long i = 0; i < m; i++) {
+		int fd = make(family, SOCK_DGRAM);
+		for (int again = 0; again < 2; again++)
+			post(fd, &at[0], size);
+		reached("sendto", fd, family, SOCK_DGRAM, &at[0]);
+		for (int again = 0; again < 2; again++)
+			post_message(fd, &at[1], size);
+		reached("sendmsg", fd, family, SOCK_DGRAM, &at[1]);
+		close(fd);
+
+		struct mmsghdr many[3] = {0};
+		struct iovec one = {"x", 1};
+		fd = make(family, SOCK_DGRAM);
+		for (int k = 0; k < 3; k++)
+			many[k].msg_hdr = (struct msghdr){.msg_name = &at[2 + k], .msg_namelen = size, .msg_iov = &one, .msg_iovlen = 1};
+		if (sendmmsg(fd, many, 3, 0) != 3)
+			die(81, "workload: sendmmsg");
+		for (int k = 0; k < 3; k++)
+			reached("sendmmsg", fd, family, SOCK_DGRAM, &at[2 + k]);
+		close(fd);
+
+		fd = make(family, SOCK_DGRAM);
+		connected("datagram", fd, family, SOCK_DGRAM, &at[5], size, 0);
+		post(fd, &at[5], size); /* no other place than that of the connection */
+		wrong = at[4];
+		struct msghdr unnamed = {.msg_name = &wrong, .msg_namelen = 0, .msg_iov = &one, .msg_iovlen = 1};
+		must(sendmsg(fd, &unnamed, 0), "sendmsg"); /* a name of no length is none */
+		post(fd, &at[6], size);
+		reached("past the connection", fd, family, SOCK_DGRAM, &at[6]);
+		must(connect(fd, &(struct sockaddr){.sa_family = AF_UNSPEC}, sizeof(struct sockaddr)), "AF_UNSPEC");
+		post(fd, &at[5], size);
+		reached("dissolved", fd, family, SOCK_DGRAM, &at[5]);
+		close(fd);
+
+		fd = make(family, SOCK_DGRAM);
+		if (family == AF_INET) { /* which an IPv4 socket takes for AF_INET */
+			union address odd = at[7];
+			odd.any.sa_family = AF_UNSPEC;
+			post(fd, &odd, size);
+			reached("AF_UNSPEC", fd, family, SOCK_DGRAM, &at[7]);
+		} else { /* an IPv4 address given to an IPv6 socket */
+			union address v4 = address(AF_INET, "127.0.0.1", port_of(&at[7]));
+			post(fd, &v4, sizeof v4.v4);
+			reached("IPv4", fd, family, SOCK_DGRAM, &v4);
+		}
+		close(fd);
+	}
+	for (int k = 0; k < 8; k++)
+		close(receivers[k]);
+}
+
+/* A connection that a send begins. */
+static void fast_open(int family, long m)
+{
+	int listener = listening("fast open", family, 41);
+	union address to = local(listener);
+	for (long i = 0; i < m; i++) {
+		int fd = make(family, SOCK_STREAM);
+		struct iovec one = {"x", 1};
+		struct msghdr message = {.msg_name = &to, .msg_namelen = size_of(family), .msg_iov = &one, .msg_iovlen = 1};
+		if ((i % 2 ? sendmsg(fd, &message, MSG_FASTOPEN) : sendto(fd, "x", 1, MSG_FASTOPEN, &to.any, size_of(family))) == 1) {
+			reached("fast open", fd, family, SOCK_STREAM, &to);
+			accepted("fast open", listener, family, 1);
+		}
+		close(fd);
+	}
+	close(listener);
+}
+
+/* TCP and UDP under other names, where this kernel has them. */
+static void protocols(int family, long m)
+{
+	int listener = listening("mptcp", family, 41), receiver = socket(family, SOCK_DGRAM | SOCK_CLOEXEC, IPPROTO_UDPLITE);
+	union address to = local(listener), lite = address(family, loopback(family), 0);
+	for (long i = 0; i < m; i++) {
+		int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 262 /* IPPROTO_MPTCP */);
+		if (fd >= 0) {
+			connected("mptcp", fd, family, SOCK_STREAM, &to, size_of(family), 0);
+			accepted("mptcp", listener, family, 1);
+			close(fd);
+		}
+	}
+	close(listener);
+	if (receiver < 0)
+		return;
+	must(bind(receiver, &lite.any, size_of(family)), "bind");
+	lite = local(receiver);
+	row("bind", "udp-lite", family, SOCK_DGRAM, &lite, NULL, 0);
+	json_close('}');
+	for (long i = 0; i < m; i++) {
+		int fd = (int)must(socket(family, SOCK_DGRAM | SOCK_CLOEXEC, IPPROTO_UDPLITE), "udp-lite");
+		post(fd, &lite, size_of(family));
+		reached("udp-lite", fd, family, SOCK_DGRAM, &lite);
+		close(fd);
+	}
+	close(receiver);
+}
+
+/* Sockets of other families, a dissolved association: no events. */
 static void quiet(long m)
 {
 	struct sockaddr_un path = {.sun_family = AF_UNIX, .sun_path = "/nonexistent/socket"};
-	union address elsewhere = address(AF_INET, "127.0.0.1", 9);
 	struct sockaddr none = {.sa_family = AF_UNSPEC};
 	int udp_fd = make(AF_INET, SOCK_DGRAM);
 	for (long i = 0; i < m; i++) {
@@ -202,7 +327,6 @@ static void quiet(long m)
 			die(80, "workload: connected to nothing");
 		close(fd);
 		must(connect(udp_fd, &none, sizeof none), "AF_UNSPEC");
-		must(sendto(udp_fd, "x", 1, 0, &elsewhere.any, size_of(AF_INET)), "sendto");
 	}
 	close(udp_fd);
 }
@@ -253,6 +377,7 @@ static void dns(int family, long m)
 		char *name = text("sendto-%ld.Sensor.example", i);
 		size_t bytes = query(packet[0], name, type);
 		must(sendto(fd, packet[0], bytes, 0, &to.any, size), "sendto 53");
+		reached("dns sendto", fd, family, SOCK_DGRAM, &to);
 		asked("sendto", family, &to, name, type, bytes);
 
 		name = text("sendmsg-%ld.sensor.example", i);
@@ -303,6 +428,12 @@ int main(int argc, char **argv)
 	udp(AF_INET6, n);
 	mapped(m);
 	quiet(m);
+	datagrams(AF_INET, m);
+	datagrams(AF_INET6, m);
+	fast_open(AF_INET, m);
+	fast_open(AF_INET6, m);
+	protocols(AF_INET, m);
+	protocols(AF_INET6, m);
 	dns(AF_INET, m);
 	dns(AF_INET6, m);
 	json_close(']');

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-_RING = "of io_uring, only opens, connections and accepts are followed"
+_RING = "datagrams that io_uring sends are not looked at"
 _DIRECT = "a file opened into the ring's own table has no descriptor that a probe could follow"
 _RECEIVED = "no open: it is reported, with its path, for the process that opened the file and passed it on"
+_ARGUMENT = "only the system call's argument is known: nothing of io_uring"
 _HOWS = ("inline", "worker", "sqpoll")
+_NAMES = ("unlink", "unlink rmdir", "rename", "link", "link symlink", "mkdir")
 KNOWN = {
-    "file-unlink directory-link (files) [no kprobes]": "without kprobes, symbolic links in the middle of an "
-                                                       "argument stay unresolved",
     "dns-query dns write (net)": "a query sent by write() on a connected socket is not looked at",
-    **{f"file-{op} {how} (uring)": _RING for how in _HOWS
-       for op in ("rename", "unlink", "link", "link symlink", "mkdir", "unlink rmdir")},
-    **{f"network-connect {how} {call} (uring)": _RING for how in _HOWS for call in ("sendmsg", "send")},
+    **{f"network-connect {how} {call} (uring){kind}": _RING for how in _HOWS for call in ("sendmsg", "send")
+       for kind in ("", " [fentry]", " [kprobe]", " [lsm]")},
     **{f"file-open {how} direct (uring)": _DIRECT for how in _HOWS},
     **{f"file-open use {how} (ways)": _RECEIVED for how in ("passed", "pidfd_getfd")},
     "file-open cut truncate (ways)": "truncate() opens nothing and is not looked at",
-    "file-open read overlay lower (ways)": "another file to the kernel: its inode is the overlay's",
+    "file-unlink directory-link (files) [syscall]": "symbolic links in the middle of an argument stay unresolved",
+    **{f"file-{name} {how} (uring) [syscall]": _ARGUMENT for name in _NAMES for how in _HOWS},
 }
-_NO_REQUEST = "before 5.18 the tracepoint io_uring_complete has no request: nobody can say what was completed"
-KNOWN_BEFORE_5_18 = {f"{what} (uring)": _NO_REQUEST for how in _HOWS for what in (
-    f"file-open {how}", f"file-open {how} existing", f"file-open read {how}", f"network-connect {how}")}
+_NO_REQUEST = "before 6.0 io_uring's functions and completions name no request: nobody can say what was completed"
+KNOWN_BEFORE_6_0 = {f"file-{name} {how} (uring){kind}": _NO_REQUEST for name in ("unlink", "rename") for how in _HOWS
+                    for kind in ("", " [fentry]", " [kprobe]", " [lsm]")}
 
 
 def known(release: str) -> dict[str, str]:
     """What is known to be missed on a kernel, by its `uname -r`."""
-    old = tuple(map(int, release.split(".")[:2])) < (5, 18)
-    return {**KNOWN, **(KNOWN_BEFORE_5_18 if old else {})}
+    if tuple(map(int, release.split(".")[:2])) >= (6, 0):
+        return KNOWN
+    return {row: why for row, why in {**KNOWN, **KNOWN_BEFORE_6_0}.items() if "direct" not in row}
