@@ -16,6 +16,7 @@ import pytest
 
 from sensor import __version__
 from sensor.errors import HostError, UsageError
+from sensor.supervisor import ENGINE_SILENT_SECONDS, LOAD_SECONDS
 from tests.conftest import ROOT
 
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -53,6 +54,12 @@ def test_start_limit_bites_however_slowly_the_unit_fails():
     slowest = sum(unit.seconds("Service", key)
                   for key in ("TimeoutStartSec", "WatchdogSec", "TimeoutStopSec", "RestartSec"))
     assert unit.seconds("Unit", "StartLimitIntervalSec") > slowest * int(unit["Unit"]["StartLimitBurst"])
+
+
+def test_start_takes_as_long_as_its_parts_may():
+    """A load that is cut at its limit still gets to run with what was loaded: systemd must not be first."""
+    start = Unit("sensor.service").seconds("Service", "TimeoutStartSec")
+    assert start > ENGINE_SILENT_SECONDS * 2 + LOAD_SECONDS + ENGINE_SILENT_SECONDS
 
 
 def test_unit_does_not_retry_what_trying_again_cannot_change():

@@ -46,7 +46,7 @@ class Checks:
         try:
             run()
         except Exception:
-            self.that(f"{name}: runs to its end", False, "no exception", traceback.format_exc()[-1500:])
+            self.that(f"{name}: runs to its end", False, "no exception", traceback.format_exc()[-500:])
         print(f"    ({time.monotonic() - start:.0f} s)", flush=True)
 
     def end(self) -> int:

@@ -41,7 +41,7 @@ class Context:
                               READY_SECONDS, 2.0))
 
     def fresh(self) -> None:
-        """Begin a part: nothing in the journal yet, no start counted by systemd's limit (five in half an hour)."""
+        """Begin a part: nothing in the journal yet, no start counted by systemd's limit (five in forty minutes)."""
         host.sh("systemctl", "reset-failed", "sensor.service")
         self.journal.mark()
 
