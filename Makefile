@@ -12,11 +12,11 @@ PYTHON := .venv/bin/python
 # Root must leave no byte code behind in a user's checkout.
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help run setup replay bench test lint test-unit test-live test-vm generate install uninstall clean
+.PHONY: help run setup replay bench test lint test-unit test-live test-vm soak generate install uninstall clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
-	@echo 'more: setup lint test-unit test-live test-vm bench generate install uninstall clean'
+	@echo 'more: setup lint test-unit test-live test-vm soak bench generate install uninstall clean'
 
 run: need-root
 	@tools/setup run
@@ -49,6 +49,12 @@ test-live: need-root setup-test
 
 test-vm: need-root setup-test
 	$(PYTHON) -m tests.vm $(ARGS)
+
+# Loads, attachments and failed loads by the thousand, here and on every kernel of the matrix: hours.
+soak: need-root setup-test
+	SENSOR_SOAK=1 $(PYTHON) -m pytest -s tests/live/test_soak.py tests/live/test_load_failures.py
+	KERNEL="$${KERNEL:-$$($(PYTHON) -c 'from tests.vm.images import KERNELS; print(*KERNELS)')}" \
+	  TEST='soak-long' $(PYTHON) -m tests.vm $(ARGS)
 
 generate: setup-test
 	tools/generate

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
+import selectors
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,3 +101,36 @@ def test_descriptors_are_closed_when_the_load_is_let_go(supervisor: Supervisor) 
     supervisor._detach()
     for fd in (read, write):
         assert not Path(f"/proc/self/fd/{fd}").exists()
+
+
+def test_a_loader_without_a_directory_is_refused_with_the_reason(
+        supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """No temporary directory is writable: status 3, no traceback."""
+    def full(**_options: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sensor.supervisor.tempfile.mkdtemp", full)
+    supervisor._start_loader()
+    assert supervisor._status == STATUS_HOST
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_descriptors_that_did_not_arrive_cost_the_whole_load(
+        supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Under a low limit of open files the kernel cuts the list: what is reported as attached would not be."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sent = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ours, theirs:
+        socket.send_fds(theirs, [b"{}"], sent)
+        supervisor._loader_channel = ours
+        supervisor._selector.register(ours, selectors.EVENT_READ)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(sent) + 4, limit[1]))
+        try:
+            supervisor._from_loader()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    for fd in sent:
+        os.close(fd)
+    assert supervisor._status == STATUS_HOST
+    assert "too few descriptors" in capsys.readouterr().err

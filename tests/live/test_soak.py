@@ -1,0 +1,44 @@
+"""The probes come and go a thousand times under load: nothing stays, nobody else is disturbed.
+
+`make soak` runs it in full, here and on every kernel of the matrix.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.live import kernelstate
+from tests.live.harness import Sensor, Workloads, finish
+from tests.live.soak import soak
+
+FULL = bool(os.environ.get("SENSOR_SOAK"))
+LOADS, ATTACHES, RUNS = (100, 1000, 20) if FULL else (3, 10, 2)
+
+
+def test_attached_and_detached_under_load_leaves_the_kernel_and_its_tenants_as_they_were(
+        workloads: Workloads, place: Path) -> None:
+    """Same programs, links and maps before and after, no oops or warning; bpftrace misses no event."""
+    facts = soak(LOADS, ATTACHES, workloads, place, seconds=3600)
+    print(facts)
+    if not facts["co-tenant"]:
+        pytest.skip("no bpftrace here: soaked without a co-tenant (apt-get install bpftrace)")
+
+
+def test_whole_runs_one_after_the_other_leave_nothing(workloads: Workloads, place: Path) -> None:
+    """Start, ready, stop: each ends with status 0 and its programs gone."""
+    before = kernelstate.state()
+    (flooded := place / "flood").mkdir()
+    churn = workloads.start("churn", flooded, 1)
+    try:
+        for number in range(RUNS):
+            with Sensor(place / f"run-{number}", events="alerts") as sensor:
+                assert sensor.is_ready()
+            before.check()
+        churn.send_signal(signal.SIGTERM)
+        assert finish(churn)["rounds"] > 0
+    finally:
+        churn.kill()
