@@ -2,7 +2,8 @@
 
     python -m tests.live.cycles LOADS ATTACHES
 
-Prints one JSON object. LLVM stays in this process; whatever is attached goes with it.
+Compiles, says so, waits for a line, and begins. The last line that it prints is a JSON object. LLVM stays in this
+process; whatever is attached goes with it.
 """
 
 from __future__ import annotations
@@ -196,12 +197,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work, quiet():
         soak = Soak(Compiled(Path(work), all_families()))
     seconds = {"compile": time.monotonic() - begun}
+    print(f"compiled in {seconds['compile']:.0f} s", flush=True)
+    sys.stdin.readline()
     for name, act in (("loads", lambda: [soak.load_cycle() for _ in range(loads)]),
                       ("attaches", lambda: soak.attach_cycles(attaches))):
         begun = time.monotonic()
         with quiet():
             act()
         seconds[name] = time.monotonic() - begun
+        print(f"{name}: {soak.done[name]} in {seconds[name]:.0f} s", flush=True)
     attached = sum(tag != "failed" for family in soak.reference for _, _, tag in family)
     print(json.dumps({**soak.done, "hooks": attached, "slots": len(soak.slots or ()),
                       "seconds": {name: round(value, 1) for name, value in seconds.items()}}), flush=True)

@@ -23,7 +23,6 @@ def test_attached_and_detached_under_load_leaves_the_kernel_and_its_tenants_as_t
         workloads: Workloads, place: Path) -> None:
     """Same programs, links and maps before and after, no oops or warning; bpftrace misses no event."""
     facts = soak(LOADS, ATTACHES, workloads, place, seconds=3600)
-    print(facts)
     if not facts["co-tenant"]:
         pytest.skip("no bpftrace here: soaked without a co-tenant (apt-get install bpftrace)")
 
