@@ -95,7 +95,8 @@ def other_places(data: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
                     for test, without in REDUCED.items() if test in found]
     return ("\n## BCC versions and reduced kernels\n"
             + _markdown(("BCC", "Python", "Debian", "kernel", "programs attached", "seen/done"), versions)
-            + "\nDebian 11 has BCC 0.18 with Python 3.9, which is older than the sensor's code allows.\n\n"
+            + "\nWhat is not seen is what the first table explains. Debian 11 has BCC 0.18 and Python 3.9, and the "
+            "sensor needs\nPython 3.10.\n\n"
             "Where a kernel can't carry the probes at all, the service stays up without them and says why, "
             "commands that\nwere asked for events end with status 3, and nothing is loaded:\n"
             + _markdown(("a kernel without", "kernel", "mode", "reason given"), sorted(reduced)))
