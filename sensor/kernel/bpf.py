@@ -77,15 +77,54 @@ def link_create(program: int, target: int, attach_type: int = _PERF_EVENT) -> in
     return _call(LINK_CREATE, struct.pack("<IIII", program, target, attach_type, 0))[0]
 
 
-def program_trial(kind: int, attach_type: int, function: int) -> None:
-    """Load the smallest tracing or LSM program for the function of this BTF id, and drop it unattached."""
-    code = ctypes.create_string_buffer(bytes.fromhex("b700000000000000 9500000000000000"), 16)  # return 0
-    licence = ctypes.create_string_buffer(b"GPL")
+class Refusal(OSError):
+    """A program that the kernel does not take; ``log`` is the end of what the verifier said."""
+
+    log: str = ""
+
+
+_LOG_BYTES = 1 << 20
+
+
+def program_load(kind: int, code: bytes, name: str, attach_type: int = 0, function: int = 0) -> int:
+    """Load a program; returns its descriptor. Raises Refusal.
+
+    Args:
+        kind: BPF_PROG_TYPE_*.
+        code: Instructions, maps by descriptor.
+        name: Shown by the kernel's tools, 15 characters of it.
+        attach_type: BPF_TRACE_FENTRY or BPF_LSM_MAC where the kind asks for one.
+        function: BTF id of the kernel function, for these.
+    """
+    text, licence = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"GPL")
     attribute = bytearray(_ATTRIBUTE)
-    struct.pack_into("<IIQQ", attribute, 0, kind, 2, ctypes.addressof(code), ctypes.addressof(licence))
+    struct.pack_into("<IIQQ", attribute, 0, kind, len(code) // 8, ctypes.addressof(text), ctypes.addressof(licence))
+    struct.pack_into("<16s", attribute, 48, name.encode()[:15])
     struct.pack_into("<I", attribute, 68, attach_type)
     struct.pack_into("<I", attribute, 108, function)
-    os.close(_call(PROG_LOAD, bytes(attribute))[0])
+    try:
+        return _call(PROG_LOAD, bytes(attribute))[0]
+    except OSError as error:
+        refusal = Refusal(error.errno, f"{name}: {error.strerror}")
+        refusal.log = _verifier_log(attribute)
+        raise refusal from error
+
+
+def _verifier_log(attribute: bytearray) -> str:
+    """Ask again, with a place for the log: without one the kernel verifies faster."""
+    log = ctypes.create_string_buffer(_LOG_BYTES)
+    struct.pack_into("<IIQ", attribute, 24, 1, _LOG_BYTES, ctypes.addressof(log))
+    try:
+        os.close(_call(PROG_LOAD, bytes(attribute))[0])
+    except OSError:
+        return log.value.decode(errors="replace")[-4000:].strip()
+    return "taken when asked again"
+
+
+def program_trial(kind: int, attach_type: int, function: int) -> None:
+    """Load the smallest tracing or LSM program for the function of this BTF id, and drop it unattached."""
+    os.close(program_load(kind, bytes.fromhex("b700000000000000 9500000000000000"), "sensor_trial", attach_type,
+                          function))  # return 0
 
 
 def next_program(after: int) -> int:

@@ -217,6 +217,12 @@ def likely(family: str, only: Mapping[str, str]) -> frozenset[str]:
     return frozenset(found & {*DECIDING})
 
 
+def deciding(family: str, only: Mapping[str, str]) -> frozenset[str]:
+    """All kinds of decision hook that a family could make use of."""
+    return frozenset(way.kind for event in HOOKS if probe_of(event) == family
+                     for way in candidates(event, only.get(event))) & {*DECIDING}
+
+
 def families_for(settings: tuple[str, ...]) -> tuple[str, ...]:
     """Probe files for the families that the settings name."""
     chosen = [family.name for family in FAMILIES if (family.part_of or family.name) in settings]

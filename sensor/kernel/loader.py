@@ -31,12 +31,13 @@ from typing import Any
 from sensor import children
 from sensor.errors import HostError, SensorError
 from sensor.kernel import bpf, preflight
+from sensor.kernel import compile as compiler
 from sensor.kernel import plan as plans
-from sensor.kernel.btf import Btf
-from sensor.kernel.hooks import FAMILIES, Family
-from sensor.resources import probes_dir
+from sensor.kernel.attach import Loaded, load_family
+from sensor.kernel.compiled import Cache
+from sensor.kernel.hooks import DECIDING, FAMILIES, Family, deciding, likely
+from sensor.kernel.sources import Sources, cache_home
 
-_SHIM = Path(__file__).parent / "shim"
 _PACKET = 1 << 18
 _FAMILY_SECONDS = 110  # of one child; a compile takes one or two, but twenty on an emulated processor
 _PARALLEL = 2
@@ -53,20 +54,27 @@ def _tail(path: Path) -> str:
     return text[-_LOG_TAIL:].strip()
 
 
-def _family_child(loader: int, family: Family, plan: plans.Plan, shared: dict[str, int], work: Path,
+def _load(family: Family, plan: plans.Plan, shared: dict[str, int], sources: Sources) -> Loaded:
+    """Compile, load and attach a family. What is rarely needed is compiled only when something failed without it."""
+    few = likely(family.name, plan.only())
+    loaded = load_family(family, sources.compile(family, plan.cpus, few), shared, plan, sources.btf)
+    if not loaded.failures or deciding(family.name, plan.only()) <= few:
+        return loaded
+    for fd in loaded.fds:
+        os.close(fd)
+    return load_family(family, sources.compile(family, plan.cpus, DECIDING), shared, plan, sources.btf)
+
+
+def _family_child(loader: int, family: Family, plan: plans.Plan, shared: dict[str, int], sources: Sources,
                   channel: socket.socket) -> None:
     """Body of a family's process; never returns."""
     children.die_with(loader)
     signal.alarm(_FAMILY_SECONDS)
-    log = work / f"{family.name}.log"
+    log = sources.work / f"{family.name}.log"
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
     status = 1
     try:
-        from sensor.kernel import compile as compiler
-
-        loaded = compiler.load(family, probes_dir(), work, shared, plan)
-        for failure in loaded.failures:
-            failure["log"] = _tail(log)
+        loaded = _load(family, plan, shared, sources)
         _send(channel, {"kind": "family", "name": family.name, "programs": loaded.programs,
                         "failures": loaded.failures, "absent": loaded.absent}, loaded.fds)
         status = 0
@@ -86,19 +94,6 @@ def _reap(running: dict[int, Family], work: Path, channel: socket.socket) -> Non
     how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {os.WEXITSTATUS(status)}"
     _send(channel, {"kind": "failed", "name": family.name, "reason": f"the compiler ended by {how}",
                     "log": _tail(work / f"{family.name}.log")})
-
-
-def _prepare(work: Path) -> list[str]:
-    """Write the kernel's header; return what the kernel lacks."""
-    from sensor.kernel.compile import import_bcc
-    from sensor.kernel.headers import kernel_header
-
-    # BCC falls back to modprobe kheaders where this is unset: no module is ever loaded for us.
-    os.environ["BCC_KERNEL_SOURCE"] = str(_SHIM)
-    text, missing = kernel_header(Btf.from_kernel())
-    work.joinpath("vmlinux_min.h").write_text(text)
-    import_bcc()
-    return missing
 
 
 _NOT_FILES = ("/proc/", "/sys/", "/dev/")
@@ -144,7 +139,10 @@ def run(channel: socket.socket, work: Path) -> None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     try:
         preflight.check()  # what no probe can do without, before half a minute goes into compiling
-        missing = _prepare(work)
+        sources = Sources.of_kernel(work, Cache(cache_home()))
+        wanted = [family for family in FAMILIES if family.name in plan.families]
+        if any(sources.known(family, plan.cpus, likely(family.name, plan.only())) is None for family in wanted):
+            compiler.import_bcc()  # once, before the children: 100 MB of LLVM
         shared = plans.create_shared(plan)
         _watch(plan, shared)
         for slot, pid in ((0, os.getppid()), (2, os.getpid())):  # OWN_* in probes/common.h
@@ -152,19 +150,17 @@ def run(channel: socket.socket, work: Path) -> None:
         _send(channel, {"kind": "maps", "names": list(plans.SHARED)}, [shared[name] for name in plans.SHARED])
         running: dict[int, Family] = {}
         loader = os.getpid()
-        for family in FAMILIES:
-            if family.name not in plan.families:
-                continue
+        for family in wanted:
             if len(running) >= _PARALLEL:
                 _reap(running, work, channel)
             pid = os.fork()
             if not pid:
-                _family_child(loader, family, plan, shared, work, channel)
+                _family_child(loader, family, plan, shared, sources, channel)
             running[pid] = family
         while running:
             _reap(running, work, channel)
         _send(channel, {"kind": "seed"}, [_seed()])
-        _send(channel, {"kind": "done", "missing": missing})
+        _send(channel, {"kind": "done", "missing": sources.missing})
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
