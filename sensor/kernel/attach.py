@@ -109,17 +109,21 @@ def fill_router(router: int, shared: Mapping[str, int], plan: Plan) -> None:
 class _Attaching:
     """Loads and attaches the programs of one compiled family, each of them once."""
 
-    def __init__(self, family: Family, compiled: Compiled, shared: Mapping[str, int], btf: Btf) -> None:
+    def __init__(self, family: Family, compiled: Compiled, shared: Mapping[str, int], btf: Btf,
+                 programs: dict[str, int] | None) -> None:
         self._family, self._compiled, self._shared, self._btf = family, compiled, shared, btf
         self._maps = _maps(family, compiled, shared)
-        self._programs: dict[str, int] = {}  # name -> descriptor
+        self._programs = {} if programs is None else programs  # name -> descriptor
+        self._lent = programs is not None
         self._links: dict[Hook, list[int]] = {}  # what is attached; several events may share a hook
         self._used: set[int] = set()
         self.result = Loaded()
 
     def keep(self, program: str) -> int:
         """Load a program that nothing attaches: it is reached by a tail call."""
-        fd = self._programs[program] = self._load(program, "raw_tracepoint")
+        if program not in self._programs:
+            self._programs[program] = self._load(program, "raw_tracepoint")
+        fd = self._programs[program]
         self._used.add(fd)
         return fd
 
@@ -189,15 +193,19 @@ class _Attaching:
         for fd in self._maps[:]:
             if fd not in self._shared.values():
                 os.close(fd)  # programs hold them
-        for fd in {*self._programs.values()} - self._used:
+        for fd in {*self._programs.values()} - self._used if not self._lent else ():
             os.close(fd)
         self.result.fds = [*self._used, *(fd for fds in self._links.values() for fd in fds)]
         return self.result
 
 
-def load_family(family: Family, compiled: Compiled, shared: Mapping[str, int], plan: Plan, btf: Btf) -> Loaded:
-    """Load and attach the programs of a family; what fails is reported, the rest goes on."""
-    attaching = _Attaching(family, compiled, shared, btf)
+def load_family(family: Family, compiled: Compiled, shared: Mapping[str, int], plan: Plan, btf: Btf,
+                programs: dict[str, int] | None = None) -> Loaded:
+    """Load and attach the programs of a family; what fails is reported, the rest goes on.
+
+    *programs*: descriptors by name of what an earlier call with the same *shared* loaded; this one adds to it.
+    """
+    attaching = _Attaching(family, compiled, shared, btf, programs)
     if family.name == "syscall":
         fill_router(attaching.keep(ROUTER), shared, plan)
         attaching.event("", (Alternative(DISPATCHER.kind, (DISPATCHER,)),))

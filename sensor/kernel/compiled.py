@@ -92,14 +92,14 @@ class Cache:
     """Compiled families in a directory of root's. Without one, nothing is kept."""
 
     def __init__(self, home: Path | None) -> None:
-        self._home = home
+        self.home = home
 
     def get(self, family: str, name: str) -> Compiled | None:
         """What was compiled before, or None: not there, not root's alone, or damaged."""
-        if self._home is None:
+        if self.home is None:
             return None
         with contextlib.suppress(OSError, ValueError):
-            file = os.open(self._home / f"{family}-{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            file = os.open(self.home / f"{family}-{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             with open(file, "rb") as opened:
                 facts = os.fstat(file)
                 # Whoever may write here decides what root loads.
@@ -110,16 +110,16 @@ class Cache:
 
     def put(self, family: str, name: str, compiled: Compiled) -> None:
         """Keep it, whole or not at all; older ones of the family go. A directory that can't be written is no fault."""
-        if self._home is None:
+        if self.home is None:
             return
         with contextlib.suppress(OSError):
-            self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            facts = self._home.stat()
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            facts = self.home.stat()
             if facts.st_uid != os.geteuid() or stat.S_IMODE(facts.st_mode) & 0o022:
                 return
-            with tempfile.NamedTemporaryFile(dir=self._home, prefix=".", delete=False) as file:
+            with tempfile.NamedTemporaryFile(dir=self.home, prefix=".", delete=False) as file:
                 file.write(compiled.dump())
-            Path(file.name).rename(self._home / f"{family}-{name}")
-            kept = sorted(self._home.glob(f"{family}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+            Path(file.name).rename(self.home / f"{family}-{name}")
+            kept = sorted(self.home.glob(f"{family}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
             for old in kept[_KEPT:]:
                 old.unlink()

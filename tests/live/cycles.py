@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from sensor.kernel import bpf, plan
-from sensor.kernel import compile as compiler
-from sensor.kernel.hooks import FAMILIES, SYSCALL_SLOTS
-from sensor.resources import probes_dir
+from sensor.kernel.attach import Loaded, load_family
+from sensor.kernel.compiled import Cache
+from sensor.kernel.hooks import DECIDING, FAMILIES, SYSCALL_SLOTS, deciding, likely
+from sensor.kernel.sources import Sources, cache_home
 from tests.live.host import DETACH_SECONDS, wait_until
 from tests.live.kernelstate import ids
 
@@ -44,56 +45,42 @@ class Compiled:
     """All families after the compiler, with maps that can be made anew."""
 
     def __init__(self, work: Path, wanted: plan.Plan) -> None:
-        from sensor.kernel import loader
-
         self.plan = wanted
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        loader._prepare(work)
-        self.shared = plan.create_shared(wanted)
-        self.modules = {family.name: compiler.build(family, probes_dir(), work, wanted.cpus, self.shared)
-                        for family in FAMILIES if family.name in wanted.families}
-        self._placeholders()
-
-    def _placeholders(self) -> None:
-        """Small maps instead of the shared ones: whatever a load shared is held by that load alone."""
-        idle = {name: bpf.map_create(bpf.ARRAY, 4, 8, 1) for name in self.shared}
-        self.share(idle)
-        for fd in (*idle.values(), *self.shared.values()):
-            os.close(fd)
-        self.shared = {}
-
-    def share(self, shared: dict[str, int]) -> None:
-        for family in FAMILIES:
-            if family.name in self.modules:
-                compiler.share(family, self.modules[family.name], shared)
+        self.sources = Sources.of_kernel(work, Cache(cache_home()))
+        self.families = {family: self.sources.compile(family, wanted.cpus, likely(family.name, {}))
+                         for family in FAMILIES if family.name in wanted.families}
+        for family in self.families:
+            if deciding(family.name, {}) - likely(family.name, {}):  # what a family with a failure is given
+                self.sources.compile(family, wanted.cpus, DECIDING)
+        self.shared: dict[str, int] = {}
+        self._programs: dict[str, dict[str, int]] = {}
 
     def begin(self) -> None:
         """New shared maps; programs that are loaded from now on use them."""
         self.shared = plan.create_shared(self.plan)
-        self.share(self.shared)
+        self._programs = {family.name: {} for family in self.families}
 
-    def attach(self) -> list[compiler.Loaded]:
+    def attach(self) -> list[Loaded]:
         """Load what is not loaded, attach everything."""
-        return [compiler.load_family(family, self.modules[family.name], self.shared, self.plan)
-                for family in FAMILIES if family.name in self.modules]
+        return [load_family(family, compiled, self.shared, self.plan, self.sources.btf, self._programs[family.name])
+                for family, compiled in self.families.items()]
 
     def kept(self) -> set[int]:
-        """Descriptors of the programs that BCC remembers as loaded."""
-        return {function.fd for module in self.modules.values() for function in module.funcs.values()}
+        """Descriptors of the programs that stay loaded between two attachments."""
+        return {fd for programs in self._programs.values() for fd in programs.values()}
 
     def forget(self) -> None:
         """Close maps and programs; the next attach() loads again."""
-        for fd in self.kept():
+        for fd in (*self.kept(), *self.shared.values()):
             os.close(fd)
-        for module in self.modules.values():
-            module.funcs.clear()
-        self._placeholders()
+        self._programs, self.shared = {}, {}
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """BCC writes each program's refusal to descriptor 2, again in each cycle; only a failure's end is of interest."""
+    """The compiler writes to descriptor 2; only a failure's end is of interest."""
     with tempfile.TemporaryFile() as log:
         saved = os.dup(2)
         os.dup2(log.fileno(), 2)
@@ -143,7 +130,7 @@ class Soak:
             self._alive(counters, loads)
         return [fd for load in loads for fd in load.fds]
 
-    def _alive(self, counters: mmap.mmap, loads: list[compiler.Loaded]) -> None:
+    def _alive(self, counters: mmap.mmap, loads: list[Loaded]) -> None:
         def emitted() -> list[int]:
             rows = [row[0] for row in struct.iter_unpack("<QQQQ", counters[:])]
             return [sum(rows[kind::plan.TYPES]) for kind in range(1, plan.TYPES)]
@@ -209,7 +196,7 @@ def main() -> None:
     attached = sum(tag != "failed" for family in soak.reference for _, _, tag in family)
     print(json.dumps({**soak.done, "hooks": attached, "slots": len(soak.slots or ()),
                       "seconds": {name: round(value, 1) for name, value in seconds.items()}}), flush=True)
-    os._exit(0)  # BCC's exit handler knows nothing of the descriptors closed above
+    os._exit(0)  # BCC's exit handler detaches what it never attached
 
 
 if __name__ == "__main__":

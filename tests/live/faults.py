@@ -23,11 +23,9 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sensor import children
 from sensor.kernel import bpf
-from sensor.kernel import compile as compiler
 from sensor.kernel.hooks import FAMILY
 from sensor.loaded import Load
 from tests.live import kernelstate
@@ -61,14 +59,8 @@ def _child(compiled: Compiled, channel: socket.socket, work: Path, injector: Inj
     try:
         os.dup2(os.open(work.with_suffix(".stderr"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
 
-        def build(family: Any, _probes: object, _include: object, _cpus: object, shared: dict[str, int],
-                  *_decisions: object) -> Any:
-            module = compiled.modules[family.name]
-            module.funcs.clear()  # as if compiled anew
-            compiler.share(family, module, shared)
-            return module
-
-        compiler.build, loader._prepare = build, lambda _work: []
+        # As after a first run: nothing is left to compile, and what is compiled is at hand.
+        os.environ["CACHE_DIRECTORY"] = str(compiled.sources.cache.home)
         sys.argv = ["loader", str(channel.detach()), str(work)]
         install(injector.report, injector.go)
         loader.main()

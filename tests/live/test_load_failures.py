@@ -78,7 +78,7 @@ def hurt(tmp_path: Path) -> Iterator[Hurt]:
     work.mkdir()
     # Two families and what they share: compiling is what takes the time.
     sensor = Hurt(tmp_path / "sensor", events="alerts", settings="probes:\n  families: [process, file]\n")
-    sensor.more = {"TMPDIR": str(work)}
+    sensor.more = {"TMPDIR": str(work), "CACHE_DIRECTORY": str(tmp_path / "cache")}
     try:
         yield sensor
         before.check()
