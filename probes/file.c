@@ -7,8 +7,8 @@
  *            hook-proto: include/trace/events/io_uring.h: io_uring_complete(ring, request, ...)
  *            Instead, where asked for or nothing else loads: fentry, kprobe or LSM on (security_)file_open.
  *            hook-proto: security/security.c: security_file_open(file)
- * Misses     io_uring requests for a direct descriptor; FIFOs, sockets and character devices, unless
- *            their name is watched; reads of files that are not watched; truncate(2).
+ * Misses     FIFOs, sockets and character devices, unless their name is watched; reads of files that are
+ *            not watched; truncate(2).
  * Cost       A read-only open costs the filter: two names looked up. A record costs a path walk.
  */
 #define FMODE_WRITE 2
@@ -57,8 +57,6 @@ static __always_inline int inode_watched(struct inode *inode)
 	return watch_inodes.lookup(&id) != NULL;
 }
 
-#define KERNEL_HALF 0xffff000000000000ULL
-
 /* What a regular file of an overlay stands for: the inode of the layer that it was opened in, or NULL. */
 static __always_inline struct inode *inode_below(struct file *file, struct inode *inode)
 {
@@ -80,7 +78,7 @@ static __always_inline struct inode *inode_below(struct file *file, struct inode
 	 */
 	READ(below, &file->private_data);
 	READ(first, below);
-	if ((u64)first >= KERNEL_HALF)
+	if ((s64)first < 0)             /* the kernel's half of the addresses */
 		below = first;
 	READ(found, &below->f_inode);
 	READ(place, &below->f_path);
@@ -114,19 +112,22 @@ static __always_inline u32 is_watched(struct file *file, struct inode *inode)
 
 /* An open, as its handler read it, for the one program that decides and makes the record. */
 struct opened {
+	struct file *file;  /* or NULL: it is behind the descriptor */
 	u32 fd;
 	u32 open_flags;
 	u32 marks;
 };
 BPF_PERCPU_ARRAY(openings, struct opened, 1);
 
-static __always_inline void hand_over(struct bpf_raw_tracepoint_args *ctx, u32 fd, u32 open_flags, u32 marks)
+static __always_inline void hand_over(struct bpf_raw_tracepoint_args *ctx, struct file *file, u32 fd, u32 open_flags,
+				      u32 marks)
 {
 	u32 zero = 0;
 	struct opened *opened = openings.lookup(&zero);
 
 	if (!opened)
 		return;
+	opened->file = file;
 	opened->fd = fd;
 	opened->open_flags = open_flags;
 	opened->marks = marks;
@@ -141,7 +142,8 @@ int program(struct bpf_raw_tracepoint_args *ctx)                  \
 	if ((s64)ctx->args[1] < 0)                                \
 		return 0;                                         \
 	read_arguments(&call, ctx);                               \
-	hand_over(ctx, call.result, bits, call.flags | (marks));  \
+	hand_over(ctx, NULL, call.result, bits,                   \
+		  call.flags | (marks));                          \
 	return 0;                                                 \
 }
 OPEN(on_open, call.b, 0)
@@ -154,14 +156,51 @@ OPEN(on_openat2, ({ u64 how = 0; bpf_probe_read_user(&how, sizeof(how), (void *)
 #define IORING_OP_OPENAT 18
 #define IORING_OP_OPENAT2 28
 
-/* The flags of the request are gone by now: created and writable are told by the file itself. */
+#define FILE_FLAGS 7ULL     /* low bits of a pointer in a ring's table */
+
+/* A file opened into the ring's own table has no descriptor. */
+static __always_inline struct file *file_in_ring(struct io_kiocb *request, u32 slot)
+{
+	struct io_ring_ctx *ring = NULL;
+	u64 pointer = 0;
+
+	READ(ring, &request->ctx);
+#ifdef HAVE_io_rsrc_data__nodes                         /* since 6.13 */
+	struct io_rsrc_node **nodes = NULL, *node = NULL;
+
+	READ(nodes, &ring->file_table.data.nodes);
+	READ(node, nodes + slot);
+	READ(pointer, &node->file_ptr);
+#elif defined(HAVE_io_file_table__files)
+	struct io_fixed_file *files = NULL;
+
+	READ(files, &ring->file_table.files);
+	READ(pointer, &files[slot].file_ptr);
+#endif
+	return (void *)(pointer & ~FILE_FLAGS);
+}
+
 int on_uring_open(struct bpf_raw_tracepoint_args *ctx)
 {
+	struct io_kiocb *request = (void *)ctx->args[1];
 	struct completion done = {};
+	struct file *file = NULL;
+	u32 slot = 0;
+	u64 open_flags = 0;
 
 	read_completion(&done, ctx);
-	if ((done.opcode == IORING_OP_OPENAT || done.opcode == IORING_OP_OPENAT2) && done.result >= 0)
-		hand_over(ctx, done.result, 0, FLAG_IO_URING);
+	if ((done.opcode != IORING_OP_OPENAT && done.opcode != IORING_OP_OPENAT2) || done.result < 0)
+		return 0;
+#ifdef HAVE_io_open__file_slot
+	READ(open_flags, &((struct io_open *)request)->how.flags);
+	READ(slot, &((struct io_open *)request)->file_slot);
+	if (slot) {             /* counted from 1, or ~0: any free one, which is the result */
+		file = file_in_ring(request, slot == ~0U ? done.result : slot - 1);
+		if (!file)
+			return 0;
+	}
+#endif
+	hand_over(ctx, file, done.result, open_flags, FLAG_IO_URING);
 	return 0;
 }
 #endif
@@ -219,7 +258,9 @@ int emit_open(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!opened)
 		return 0;
-	file = file_of(opened->fd);
+	file = opened->file;
+	if (!file)
+		file = file_of(opened->fd);
 	return file ? record_open(file, opened->open_flags, opened->marks) : 0;
 }
 

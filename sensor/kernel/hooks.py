@@ -129,7 +129,7 @@ HOOKS: dict[str, tuple[Alternative, ...]] = {
             _tail("emit_open", 501), _call("on_open", 2, 5), _call("on_openat", 257, 295), _call("on_creat", 85, 8),
             _call("on_openat2", 437, 437), _call("on_openat", 304, 342),
             Hook("raw_tracepoint", "on_uring_open", "io_uring_complete", extra=True),
-            _instead("kprobe", "security_file_open")), "direct descriptors of io_uring"),
+            _instead("kprobe", "security_file_open")), "truncate()"),
         *_decided("file_open", "whether the open succeeded after the decision"),
     ),
     "file_unlink": _named((_call("on_unlink", 87, 10), _call("on_unlinkat", 263, 301), _call("on_rmdir", 84, 40)),

@@ -30,7 +30,7 @@ from typing import Any
 
 from sensor import children
 from sensor.errors import HostError, SensorError
-from sensor.kernel import bpf, preflight
+from sensor.kernel import bpf, inodes, preflight
 from sensor.kernel import compile as compiler
 from sensor.kernel import plan as plans
 from sensor.kernel.attach import Loaded, load_family
@@ -107,11 +107,11 @@ def _watch(plan: plans.Plan, shared: dict[str, int]) -> None:
         bpf.map_update(shared["watch_names"], key, struct.pack("<I", kind))
     paths = itertools.chain.from_iterable(glob.iglob(pattern) for pattern in plan.patterns
                                           if not pattern.startswith(_NOT_FILES))
+    devices = inodes.mounted()
     for path in itertools.islice(paths, _SCAN_LIMIT):
         with contextlib.suppress(OSError):  # vanished since it was listed
-            facts = os.stat(path)
-            device = os.major(facts.st_dev) << 20 | os.minor(facts.st_dev)
-            bpf.map_update(shared["watch_inodes"], struct.pack("<QQ", facts.st_ino, device), struct.pack("<I", 1))
+            bpf.map_update(shared["watch_inodes"], struct.pack("<QQ", *inodes.identity(path, devices)),
+                           struct.pack("<I", 1))
 
 
 def _seed() -> int:

@@ -108,21 +108,28 @@ static int open_it(struct ring *r, const char *op, const char *how, const char *
 	must(fstat(fd, &s), "fstat");
 	row(op, how, path);
 	json_num("inode", (long long)s.st_ino);
+	json_num("flags", flags);
 	json_close('}');
 	close(fd);
 	return 1;
 }
 
 /* Into the ring's own table of files instead of a descriptor. */
-static void open_direct(struct ring *r, const char *path)
+static void open_direct(struct ring *r, const char *path, long i)
 {
 	int none = -1;
 	struct stat s;
-	struct io_uring_sqe sqe = {.opcode = IORING_OP_OPENAT, .fd = AT_FDCWD, .open_flags = O_WRONLY, .file_index = 1};
+	struct io_uring_sqe sqe = {.opcode = IORING_OP_OPENAT, .fd = AT_FDCWD, .open_flags = O_WRONLY};
 	sqe.addr = (uint64_t)(uintptr_t)path;
+	sqe.file_index = i % 2 ? ~0u : 1; /* any free place since 5.19, or the first one */
 	if (syscall(SYS_io_uring_register, r->fd, IORING_REGISTER_FILES, &none, 1) < 0)
 		return;
-	if (!refused(carry_out(r, sqe))) {
+	int result = carry_out(r, sqe);
+	if (result == -EINVAL) {
+		sqe.file_index = 1;
+		result = carry_out(r, sqe);
+	}
+	if (!refused(result)) {
 		must(stat(path, &s), path);
 		row("open", text("%s direct", r->how), path);
 		json_num("inode", (long long)s.st_ino);
@@ -157,7 +164,7 @@ static void files(struct ring *r, long i)
 		return;
 	open_it(r, "open", text("%s existing", r->how), path, O_WRONLY); /* without O_CREAT no worker thread is asked */
 	open_it(r, "read", r->how, secret, O_RDONLY);
-	open_direct(r, path);
+	open_direct(r, path, i);
 	if (names(r, IORING_OP_RENAMEAT, "rename", path, next, 0))
 		last = next;
 	if (names(r, IORING_OP_LINKAT, "link", last, hard, 0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 _RING = "datagrams that io_uring sends are not looked at"
-_DIRECT = "a file opened into the ring's own table has no descriptor that a probe could follow"
 _RECEIVED = "no open: it is reported, with its path, for the process that opened the file and passed it on"
 _ARGUMENT = "only the system call's argument is known: nothing of io_uring"
 _HOWS = ("inline", "worker", "sqpoll")
@@ -12,7 +11,6 @@ KNOWN = {
     "dns-query dns write (net)": "a query sent by write() on a connected socket is not looked at",
     **{f"network-connect {how} {call} (uring){kind}": _RING for how in _HOWS for call in ("sendmsg", "send")
        for kind in ("", " [fentry]", " [kprobe]", " [lsm]")},
-    **{f"file-open {how} direct (uring)": _DIRECT for how in _HOWS},
     **{f"file-open use {how} (ways)": _RECEIVED for how in ("passed", "pidfd_getfd")},
     "file-open cut truncate (ways)": "truncate() opens nothing and is not looked at",
     "file-unlink directory-link (files) [syscall]": "symbolic links in the middle of an argument stay unresolved",
@@ -27,4 +25,4 @@ def known(release: str) -> dict[str, str]:
     """What is known to be missed on a kernel, by its `uname -r`."""
     if tuple(map(int, release.split(".")[:2])) >= (6, 0):
         return KNOWN
-    return {row: why for row, why in {**KNOWN, **KNOWN_BEFORE_6_0}.items() if "direct" not in row}
+    return {**KNOWN, **KNOWN_BEFORE_6_0}
