@@ -1,8 +1,8 @@
 """Attach and detach under load, with a co-tenant on the same hooks: what the test on the host and in a guest share.
 
-    python -m tests.live.soak LOADS ATTACHES [fentry]
+    python -m tests.live.soak LOADS ATTACHES [bpftrace]
 
-Leaves what it did as data of the guest test. Status 1 where the kernel is not as before, the co-tenant misses an
+Leaves what it did as data of the guest test. Status 1 where the kernel is not as before, a co-tenant misses an
 event, or the workload failed.
 """
 
@@ -23,34 +23,31 @@ from tests.live.harness import ROOT, Workloads, environment, finish
 
 
 def soak(loads: int, attaches: int, workloads: Workloads, place: Path, *, alone: bool = False,
-         fentry: bool = False, seconds: float = 600) -> dict[str, Any]:
+         bpftrace: bool = False, seconds: float = 600) -> dict[str, Any]:
     """Run the cycles; facts about them. Raises AssertionError.
 
-    *fentry*: the co-tenant uses it, too. *alone*: nobody else loads programs on this machine, so the lists of ids
-    must be the very same.
+    *bpftrace*: a co-tenant, too, if there is one. *alone*: nobody else loads programs on this machine, so the lists
+    of ids must be the very same.
     """
-    hooks = cotenant.usable(fentry=fentry)
     before_all = kernelstate.state()
     with ExitStack() as stack:
-        other = stack.enter_context(cotenant.CoTenant(hooks, place, workloads)) if hooks else None
+        others = stack.enter_context(cotenant.CoTenants(place, workloads, bpftrace=bpftrace))
+        print(f"co-tenants on {len(others.hooks)} hooks", flush=True)
         flooded = place / "flood"
         flooded.mkdir()
         before = kernelstate.state()
         cycles = stack.enter_context(_Cycles(loads, attaches))
         churn = workloads.start("churn", flooded, max(1, (os.cpu_count() or 1) - 1))
         stack.callback(churn.kill)
-        if other:
-            other.check()
-            print(f"the co-tenant counts on {len(hooks)} hooks", flush=True)
+        others.check()
         facts = cycles.run(seconds)
-        if other:
-            other.check()
+        others.check()
         before.check(alone=alone)
         churn.send_signal(signal.SIGTERM)
         facts["rounds of the flood"] = finish(churn)["rounds"]
         assert facts["rounds of the flood"] > 0
     before_all.check(alone=alone)
-    return {**facts, "co-tenant": hooks}
+    return {**facts, "co-tenants": others.hooks}
 
 
 class _Cycles:
@@ -88,11 +85,11 @@ def main() -> int:
     workloads = Workloads(Path("/var/cache/pytest/d/workloads"))
     with tempfile.TemporaryDirectory(prefix="soak-", dir="/var/tmp") as place:
         facts = soak(int(sys.argv[1]), int(sys.argv[2]), workloads, Path(place).resolve(), alone=True,
-                     fentry="fentry" in sys.argv, seconds=36000)
+                     bpftrace="bpftrace" in sys.argv, seconds=36000)
     Path(os.environ.get("VM_DATA", "/dev/null")).write_text(json.dumps({
-        **{name: value for name, value in facts.items() if name not in ("seconds", "co-tenant")},
+        **{name: value for name, value in facts.items() if name not in ("seconds", "co-tenants")},
         **{f"seconds {name}": value for name, value in facts["seconds"].items()},
-        "hooks of the co-tenant": len(facts["co-tenant"])}))
+        "hooks of co-tenants": len(facts["co-tenants"])}))
     return 0
 
 
