@@ -28,8 +28,8 @@ from sensor.kernel.attach import Loaded, load_family
 from sensor.kernel.compiled import Cache
 from sensor.kernel.hooks import DECIDING, FAMILIES, SYSCALL_SLOTS, deciding, likely
 from sensor.kernel.sources import Sources, cache_home
-from tests.live.host import DETACH_SECONDS, wait_until
-from tests.live.kernelstate import ids
+from tests.live.host import wait_until
+from tests.live.kernelstate import GONE_SECONDS, ids
 
 _SPOT_CHECK = 20  # cycles between two looks at what the kernel lists
 _ARRAYS = ("any", "native", "compat")
@@ -152,7 +152,7 @@ class Soak:
         assert emptied == self.slots, "the prog arrays held something else than in the first cycle"
         if look:
             assert not _empty(self.compiled.shared, None)
-            wait_until(lambda: not links & ids("link"), DETACH_SECONDS, "links gone")
+            wait_until(lambda: not links & ids("link"), GONE_SECONDS, "links gone")
 
     def load_cycle(self) -> None:
         """Maps, verifier, attach, events, and everything gone again."""
@@ -164,8 +164,8 @@ class Soak:
         self.done["programs"] = len(programs)
         self._down(fds, look=True)
         self.compiled.forget()
-        wait_until(lambda: not programs & ids("program"), DETACH_SECONDS, "programs gone")
-        wait_until(lambda: not maps & ids("map"), DETACH_SECONDS, "maps gone")
+        wait_until(lambda: not programs & ids("program"), GONE_SECONDS, "programs gone")
+        wait_until(lambda: not maps & ids("map"), GONE_SECONDS, "maps gone")
         self.done["loads"] += 1
 
     def attach_cycles(self, count: int) -> None:

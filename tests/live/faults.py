@@ -30,7 +30,7 @@ from sensor.kernel.hooks import FAMILY
 from sensor.loaded import Load
 from tests.live import kernelstate
 from tests.live.cycles import Compiled, all_families, quiet
-from tests.live.host import DETACH_SECONDS, alive, wait_until
+from tests.live.host import alive, wait_until
 from tests.live.inject import Fault, Injector, install
 
 ACTIONS = (errno.ENOMEM, errno.EPERM, errno.E2BIG, errno.ENOSPC, -signal.SIGKILL)
@@ -106,7 +106,7 @@ def run(compiled: Compiled, fault: Fault | None) -> Outcome:
     injector.join(5)
     outcome.hit = injector.hit
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: not any(map(alive, injector.pids)), DETACH_SECONDS, "gone")
+        wait_until(lambda: not any(map(alive, injector.pids)), kernelstate.GONE_SECONDS, "gone")
     outcome.wrong += [f"process {each} is still there" for each in injector.pids if alive(each)]
     log = work.with_suffix(".stderr")
     outcome.errors = log.read_text(errors="replace") if log.exists() else ""
