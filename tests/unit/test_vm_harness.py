@@ -176,7 +176,8 @@ def test_coverage_page_has_a_row_for_each_bcc_and_each_reduced_kernel() -> None:
     places["7.2", "bookworm"] = {**usual["7.2"], "reduced-no-btf": {"mode": "passive", "reason": "no types"}}
     places["6.12", "trixie"] = {
         "probes": {"bcc": "0.31.0", "python": "3.13.5", "file_open": "syscall (7 hooks)", "mount": "syscall (5 hooks)"},
-        "live": {"seconds until ready": "9", "file-open create (files)": "22/23", "mount (priv)": "7/7"}}
+        "live-first": {"seconds until ready": "9", "file-open create (files)": "22/23", "mount (priv)": "7/7",
+                       "file-unlink (files) [syscall]": "0/9"}}
     page = coverage.render(usual, ["5.10.0-46", "6.1.0-50", "6.12.107", "7.2.13"], places)
     assert "| 0.31.0 | 3.13.5 | trixie | 6.12 | 12 | 29/30 |" in page
     assert page.count("| 0.26.0 | 3.11.2 | bookworm |") == len(images.KERNELS)

@@ -12,6 +12,8 @@ from tests.vm.guest.known import known
 
 PATH = images.CHECKOUT / "docs" / "coverage.md"
 TESTS = ("smoke", "probes", "live")
+#: What roots of other suites have instead of "live": its first round, without the alternatives of hooks.
+FIRST = "live-first"
 #: Tests that take something away from the kernel -> what it is.
 REDUCED = {"reduced-lockdown": "the right to read the kernel: `lockdown=confidentiality`",
            "reduced-no-btf": "its types: no `/sys/kernel/btf/vmlinux`"}
@@ -86,11 +88,11 @@ def other_places(data: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
     """The section on BCC versions and reduced kernels. *data*: kernel and root suite -> test -> what it left."""
     versions, reduced = [], []
     for (label, root), found in sorted(data.items(), key=lambda item: images.ROOTS.index(item[0][1])):
-        if {"probes", "live"} <= found.keys():
+        if "probes" in found and (live := found.get("live") or found.get(FIRST)):
             probes = found["probes"]
             hooks = re.findall(r"\((\d+) hooks\)", " ".join(map(str, probes.values())))
             versions.append([probes["bcc"], probes["python"], root, label, str(sum(map(int, hooks))),
-                             _sum(found["live"].values())])
+                             _sum(cell for name, cell in live.items() if "[" not in name)])
         reduced += [[without, label, str(found[test]["mode"]), str(found[test]["reason"])]
                     for test, without in REDUCED.items() if test in found]
     return ("\n## BCC versions and reduced kernels\n"
