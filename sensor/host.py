@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import platform
 import pwd
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -76,6 +78,9 @@ def refusal(kind: str, function: int) -> str:
     from sensor.kernel import bpf
 
     numbers = {"fentry": (26, 24), "lsm": (29, 27)}[kind]  # BPF_PROG_TYPE_*, BPF_TRACE_FENTRY and BPF_LSM_MAC
+    # Before 5.11 programs count against this limit, those of a running sensor too.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     try:
         bpf.program_trial(*numbers, function)
     except OSError as error:
