@@ -402,6 +402,8 @@ DECIDED_LOCAL(socket_listen, event_network_listen, EVENT_NETWORK_LISTEN, e->back
  * destinations, another one the DNS queries.
  */
 #define MSG_FASTOPEN 0x20000000
+#define DNS_PORT 53
+#define DNS_HEADER 12
 #define MESSAGES 8          /* looked at of one sendmmsg(); glibc's resolver sends A and AAAA in one call: two */
 
 struct sending {
@@ -415,6 +417,8 @@ struct sending {
 	u16 protocol;
 	u16 family;
 	u32 next;           /* message to look at */
+	u32 queries;        /* whether one of them goes to port 53 */
+	u32 pad;
 };
 BPF_PERCPU_ARRAY(sendings, struct sending, 1);
 
@@ -457,13 +461,22 @@ static __always_inline int on_send(struct bpf_raw_tracepoint_args *ctx, struct a
 	struct sending *sending = sendings.lookup(&zero);
 	struct file *file = file_of(call->a);
 	struct inode *inode = NULL;
+	struct user_message message = {};
 	struct sock *sk;
-	u16 protocol = 0, family = 0;
+	u16 protocol = 0, family = 0, port = 0;
 
 	sk = sock_behind(file, &protocol, &family);
 	if (!sk || !sending || (messages && call->flags & FLAG_COMPAT))     /* struct compat_msghdr lies otherwise */
 		return 0;
 	if (protocol == IPPROTO_TCP ? !(send_flags & MSG_FASTOPEN) : call->result < 0)
+		return 0;
+	if (messages == 1) {
+		bpf_probe_read_user(&message, sizeof(message), (void *)call->b);
+		address = name_of(&message);
+	}
+	/* Most sends: over a connection, and no query. */
+	READ(port, &sk->__sk_common.skc_dport);
+	if (!address && messages < 2 && SWAP16(port) != DNS_PORT)
 		return 0;
 	READ(inode, &file->f_inode);
 	READ(sending->inode, &inode->i_ino);
@@ -473,6 +486,7 @@ static __always_inline int on_send(struct bpf_raw_tracepoint_args *ctx, struct a
 	sending->result = call->result;
 	sending->messages = messages;
 	sending->next = 0;
+	sending->queries = 0;
 	sending->flags = call->flags;
 	sending->protocol = protocol;
 	sending->family = family;
@@ -549,27 +563,32 @@ static __always_inline int is_same(struct contact *a, struct contact *b)
 	       a->pid == b->pid && a->port == b->port;
 }
 
-/* The first datagram that a process sends to a destination over a socket which is not connected to it. */
-static __always_inline int emit_contact(struct sending *sending, u64 address)
+static __always_inline int is_connected_to(struct sock *sk, struct endpoint *remote)
 {
-	struct endpoint local = {}, remote = {}, peer = {};
-	struct contact contact = {}, connected = {}, *known;
+	struct endpoint peer = {};
+	u64 *a = (u64 *)peer.address, *b = (u64 *)remote->address;
+	u16 port = 0;
+
+	READ(port, &sk->__sk_common.skc_dport);
+	if (!port || SWAP16(port) != remote->port)
+		return 0;
+	read_remote(&peer, sk);
+	return a[0] == b[0] && a[1] == b[1];
+}
+
+/* The first datagram that a process sends to a destination over a socket which is not connected to it. */
+static __always_inline int emit_contact(struct sending *sending, struct endpoint *remote)
+{
+	struct endpoint local = {};
+	struct contact contact = {}, *known;
 	u32 place;
 
-	if (!address)
+	if (is_connected_to(sending->sk, remote))
 		return 0;
-	read_destination(&remote, address, sending->family);
-	if (!remote.known)
-		return 0;
-	read_remote(&peer, sending->sk);
-	__builtin_memcpy(connected.address, peer.address, 16);
-	__builtin_memcpy(contact.address, remote.address, 16);
-	connected.port = peer.port;
-	contact.port = remote.port;
-	if (peer.known && is_same(&connected, &contact))
-		return 0;
+	__builtin_memcpy(contact.address, remote->address, 16);
 	contact.inode = sending->inode;
 	contact.pid = bpf_get_current_pid_tgid() >> 32;
+	contact.port = remote->port;
 	contact.family = sending->family;
 	place = place_of(&contact);
 	known = contacts.lookup(&place);
@@ -585,7 +604,7 @@ static __always_inline int emit_contact(struct sending *sending, u64 address)
 	read_local(&local, sending->sk);
 	BEGIN(s, e, event_network_connect, EVENT_NETWORK_CONNECT);
 	s->flags = sending->flags | FLAG_ARGUMENT;
-	FILL(e, &local, &remote, sending->protocol, sending->family, 0, sending->sk);
+	FILL(e, &local, remote, sending->protocol, sending->family, 0, sending->sk);
 	commit(s);
 	return 0;
 }
@@ -595,23 +614,35 @@ int emit_datagram(struct bpf_raw_tracepoint_args *ctx)
 	u32 zero = 0;
 	struct sending *sending = sendings.lookup(&zero);
 	struct user_message message = {};
+	struct endpoint remote = {};
+	u64 address;
+	u16 port = 0;
 
 	if (!sending)
 		return 0;
 	read_message(&message, sending);
+	address = name_of(&message);
 	if (sending->protocol == IPPROTO_TCP)       /* a connection that the send begins */
 		return emit_connect(sending->sk, IPPROTO_TCP, sending->family, sending->result < 0 ? sending->result : 0,
-				    sending->flags, (void *)name_of(&message));
-	emit_contact(sending, name_of(&message));
+				    sending->flags, (void *)address);
+	if (address) {
+		read_destination(&remote, address, sending->family);
+		if (remote.known)
+			emit_contact(sending, &remote);
+	}
+	if (!remote.known) {
+		READ(port, &sending->sk->__sk_common.skc_dport);
+		remote.port = SWAP16(port);
+	}
+	if (remote.port == DNS_PORT)
+		sending->queries = 1;
 	if (is_more(sending))
 		tail(ctx, TAIL_DATAGRAM);
 	sending->next = 0;
-	tail(ctx, TAIL_DNS);
+	if (sending->queries)
+		tail(ctx, TAIL_DNS);
 	return 0;
 }
-
-#define DNS_PORT 53
-#define DNS_HEADER 12
 
 struct user_iovec {
 	u64 base, length;
