@@ -14,7 +14,7 @@ LAYERS = {
     "schema": 0, "errors": 0, "__init__": 0,
     # What only computes on values, and what reads rings and settings.
     "config": 1, "codegen": 1, "safe_yaml": 1, "boottime": 1, "paths": 1, "dns": 1,
-    "derived": 1, "watch": 1, "sequences": 1, "shape": 1, "resources": 1,
+    "derived": 1, "arrow": 1, "watch": 1, "sequences": 1, "shape": 1, "resources": 1,
     "kernel.ring": 1, "kernel.decode": 1, "kernel.hooks": 1,
     "rules.condition": 1, "rules.values": 1,
     "process": 2, "rules": 2, "document": 2,

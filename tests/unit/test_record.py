@@ -216,3 +216,30 @@ def test_columns_follow_the_event_table() -> None:
     assert columns["network.initiated"] is bool
     assert columns["file.mode"] is str
     assert columns["process.parent.pid"] is int
+
+
+def test_long_lists_of_many_rows_are_no_long_row(tmp_path: Path) -> None:
+    """The bound is a row's: a thousand rows of 8 KiB are read, and a row over it costs itself alone."""
+    documents = [event(number) for number in range(1000)]
+    for number, document in enumerate(documents):
+        document["process"]["args"] = [f"{number}", "x" * 8000]
+    long = event(1000)
+    long["process"]["args"] = ["y" * 3_000_000, "z" * 3_000_000]
+    path = tmp_path / "r.parquet"
+    record(path, [*documents[:500], long, *documents[500:]])
+    assert read(path) == (documents, {"too_long": 1})
+
+
+def test_parquet_gives_back_rows_of_every_shape_in_their_order(tmp_path: Path) -> None:
+    """Rows with values in other columns, none of them sharing a list with another."""
+    documents = [event(number, labels={"n": number}) if number % 3 else event(number, message="x")
+                 for number in range(5000)]
+    for number, document in enumerate(documents):
+        if number % 2:
+            document["process"]["args"] = ["same"]
+    path = tmp_path / "r.parquet"
+    record(path, documents)
+    again, skipped = read(path)
+    assert again == documents
+    assert skipped == {}
+    assert again[1]["process"]["args"] is not again[3]["process"]["args"]
