@@ -25,6 +25,7 @@ OLDEST_AND_NEWEST = (ALL[0], ALL[-1])
 #: Every BCC that the suites have, each on a kernel that is not older than itself.
 OTHER_ROOTS = (("6.12", "trixie"), ("7.2", "sid"))
 _KEEP_LOGS = 2 * 86400
+_SOAK = "cd /opt/sensor && python3 -m tests.live.soak"  # loads, attaches
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,12 @@ TESTS = (
               seconds=1200, kernels=()),
     GuestTest("record", "python3 record.py", "Makes the example recording; runs when asked for with a kernel.",
               seconds=400, kernels=()),
+    GuestTest("soak", f"{_SOAK} 2 20", "Attach and detach under load, beside a co-tenant: the kernel stays as it was.",
+              seconds=600, kernels=()),
+    GuestTest("load-failures", "cd /opt/sensor && python3 -m tests.live.faults 12",
+              "Calls of a load fail, its processes are killed: nothing stays.", seconds=600, kernels=()),
+    GuestTest("soak-long", f"{_SOAK} 20 1000 bpftrace", "The same a thousand times, beside bpftrace: make soak.",
+              seconds=7200, kernels=()),
     GuestTest("systemd", "sh systemd.sh", "systemd reaches multi-user and runs a unit.", mode="systemd"),
     # Before the service, which makes of the guest an installation.
     GuestTest("reduced-no-btf", "python3 -B reduced.py no-btf", "Without the kernel's types the service is passive.",
