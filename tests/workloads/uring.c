@@ -12,6 +12,7 @@
 #include <netinet/in.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
+#include <sys/utsname.h>
 
 struct ring {
 	const char *how;
@@ -114,6 +115,17 @@ static int open_it(struct ring *r, const char *op, const char *how, const char *
 	return 1;
 }
 
+/* Before 5.19 a kernel opens the file and only then finds that it can't choose a place. */
+static int chooses_place(void)
+{
+	struct utsname name;
+	int major = 0, minor = 0;
+
+	must(uname(&name), "uname");
+	sscanf(name.release, "%d.%d", &major, &minor);
+	return major > 5 || (major == 5 && minor >= 19);
+}
+
 /* Into the ring's own table of files instead of a descriptor. */
 static void open_direct(struct ring *r, const char *path, long i)
 {
@@ -121,14 +133,10 @@ static void open_direct(struct ring *r, const char *path, long i)
 	struct stat s;
 	struct io_uring_sqe sqe = {.opcode = IORING_OP_OPENAT, .fd = AT_FDCWD, .open_flags = O_WRONLY};
 	sqe.addr = (uint64_t)(uintptr_t)path;
-	sqe.file_index = i % 2 ? ~0u : 1; /* any free place since 5.19, or the first one */
+	sqe.file_index = i % 2 && chooses_place() ? ~0u : 1; /* any free place, or the first one */
 	if (syscall(SYS_io_uring_register, r->fd, IORING_REGISTER_FILES, &none, 1) < 0)
 		return;
 	int result = carry_out(r, sqe);
-	if (result == -EINVAL) {
-		sqe.file_index = 1;
-		result = carry_out(r, sqe);
-	}
 	if (!refused(result)) {
 		must(stat(path, &s), path);
 		row("open", text("%s direct", r->how), path);
