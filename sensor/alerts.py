@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sensor.rules.model import Rule
+from sensor.rules.correlation import Firing
+from sensor.rules.eventtime import text_of_ns
+from sensor.rules.model import About
 
 Document = dict[str, Any]
 
 
-def alert(document: Document, rule: Rule) -> Document:
+def alert(document: Document, rule: About) -> Document:
     """A new document: *document* with ``event.kind: alert`` and the rule's part added.
 
     ``event.id`` stays the event's, so that an alert leads back to it. Tags and techniques that
@@ -30,6 +32,28 @@ def alert(document: Document, rule: Rule) -> Document:
         made["threat"] = {**threat, "technique": {**technique, "id": identifiers}}
     if rule.tags:
         made["tags"] = _merged(document.get("tags"), rule.tags)
+    return made
+
+
+def correlated(document: Document, firing: Firing) -> Document:
+    """The alert of a correlation: the event that completed it, the rule, and ``sensor.correlation``.
+
+    One that was judged after its time has no event: it carries the group's values and the time of
+    the last event instead. ``event.start`` and ``event.end`` are the first and last event's times.
+    """
+    about = firing.correlation
+    times = {"start": text_of_ns(firing.first_ns), "end": text_of_ns(firing.last_ns)}
+    base = document
+    if firing.late:
+        base = {"@timestamp": times["end"], "event": {"id": firing.id, "action": "correlation"}}
+    made = alert(base, about)
+    made["event"] = {**made["event"], **times}
+    details: Document = {
+        "type": about.kind.value, "id": firing.id, "count": firing.count, "events": list(firing.ids),
+        "events_count": firing.events, "timespan": about.timespan_ns // 1_000_000_000,
+        "group": [{"field": name, "value": value} for name, value in firing.group],
+    }
+    made["sensor"] = {**_dict(base.get("sensor")), "correlation": details}
     return made
 
 

@@ -120,6 +120,19 @@ def _rule_paths(values: tuple[str, ...]) -> str | None:
                  if value != "default" and (fault := _absolute(value))), None)
 
 
+def _placeholders(values: Mapping[str, tuple[str, ...]]) -> str | None:
+    for name, items in values.items():
+        if not re.fullmatch(r"\w{1,64}", name):
+            return f"has the name {shown(name)}: letters, digits and _ alone make one"
+        if not 1 <= len(items) <= 1000:
+            return f"of {name} must have from 1 to 1000 values"
+    return "has more than 256 names" if len(values) > 256 else None
+
+
+def _pipelines(values: tuple[str, ...]) -> str | None:
+    return next((f"{shown(value)} {fault}" for value in values if (fault := _absolute(value))), None)
+
+
 def _families(values: tuple[str, ...]) -> str | None:
     for value in values:
         if value not in FAMILIES:
@@ -155,6 +168,12 @@ class Rules:
     paths: tuple[str, ...] = _key(
         ("default", LOCAL_RULES), "Files and directories of Sigma rules. `default` is the set that comes "
         f"with the sensor. `{LOCAL_RULES}` may be absent; any other path must exist.", check=_rule_paths)
+    placeholders: Mapping[str, tuple[str, ...]] = _key(
+        lambda: MappingProxyType({}), "Values of placeholders in Sigma rules: what `%name%` stands for in a field "
+        "with the modifier `expand`. A rule whose placeholder has none is refused.", check=_placeholders)
+    pipelines: tuple[str, ...] = _key(
+        (), "Files of Sigma processing pipelines (YAML), for rules written for the fields of another product. "
+        "They may rename fields, change values and log sources, and nothing else.", check=_pipelines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +334,7 @@ def _value(hint: Any, node: Node, name: str, path: str) -> Any:
             return MappingProxyType({})
         if not isinstance(node.value, dict):
             raise ContentError(path, node.line, f"{name} must be a mapping")
-        return MappingProxyType({key: _value(str, child, f"{name}.{key[:64]}", path)
+        return MappingProxyType({key: _value(args[1], child, f"{name}.{key[:64]}", path)
                                  for key, (_, child) in node.value.items()})
     if not isinstance(node.value, str):
         raise ContentError(path, node.line, f"{name} must be one value, not a list or mapping")

@@ -36,8 +36,9 @@ from sensor.process.seed import Found, Reader, host_user_name
 from sensor.process.table import ProcessTable
 from sensor.process.users import Users
 from sensor.rulefiles import RuleFiles
+from sensor.rules.correlation import correlator_of
 from sensor.rules.matcher import Matcher
-from sensor.rules.model import RuleSet
+from sensor.rules.model import Options, RuleSet
 from sensor.safe_yaml import read_descriptor
 from sensor.schema import BY_ID, BY_NAME
 from sensor.snapshot import Facts, take
@@ -128,19 +129,24 @@ class Engine:
         return config.loads(read_descriptor(fd, display), display)
 
     def _read_rules(self, settings: config.Settings) -> RuleSet:
-        rules = self._opened.rules.load(settings.rules.paths)
+        options = Options(settings.rules.placeholders, settings.rules.pipelines)
+        rules = self._opened.rules.load(settings.rules.paths, options)
         for refused in rules.refused:
             self._say(f"rule refused: {refused}")
         if not rules.rules:
             raise UsageError("no rule could be loaded; `sensor rules check PATH` tells why")
-        self._say(f"{len(rules.rules)} rules loaded, {len(rules.refused)} refused, "
+        self._say(f"{rules.loaded} rules loaded, {len(rules.refused)} refused, "
                   f"{len(rules.unsupported)} for log sources that this sensor does not produce")
         return rules
 
     def _use_rules(self, rules: RuleSet) -> None:
-        self._matcher = Matcher(rules.rules)
-        self._facts.rules, self._facts.levels = rules, {rule.id: rule.level for rule in rules.rules}
+        self._matcher, self._correlator = Matcher(rules.rules), correlator_of(rules)
+        self._facts.rules = rules
+        self._facts.levels = {rule.id: rule.level for rule in rules.every}
         self._facts.reload_ok, self._facts.reload_at = True, time.time()
+
+    def _rule_count(self) -> int:
+        return self._facts.rules.loaded if self._facts.rules is not None else 0
 
     def _serve_metrics(self) -> MetricsServer | None:
         listen, inherited = self._arguments.metrics or self._settings.metrics.listen, self._arguments.metrics_fd
@@ -180,8 +186,8 @@ class Engine:
             self._say(f"reload refused, the rules stay as they were: {error}")
             return
         if self._live is not None:
-            self._live.pipeline.use(self._matcher)
-            self._live.state("reload", f"{len(self._matcher.rules)} rules loaded")
+            self._live.pipeline.use(self._matcher, self._correlator)
+            self._live.state("reload", f"{rules.loaded} rules loaded")
 
     # --- serving ------------------------------------------------------------------------------
 
@@ -235,7 +241,7 @@ class Engine:
         builder = Builder(self._table, self._clock, self._users, generation=info["generation"])
         pipeline = Pipeline(self._matcher, self._table, builder, watch=self._watch,
                             all_events=outputs.all_events or outputs.recorder is not None,
-                            first_sequence=0 if info["restarts"] == 0 else None)
+                            first_sequence=0 if info["restarts"] == 0 else None, correlator=self._correlator)
         if info["passive"]:
             self._channel.send(control.ready())
             return
@@ -243,7 +249,7 @@ class Engine:
         self._live = Live(pipeline, Stream(rings), KernelCounters(fds[2], info["cpus"]), outputs, boot_ns,
                           self._observe)
         state = "engine_restart" if info["restarts"] else "start"
-        self._live.state(state, f"{len(info['programs'])} hooks attached, {len(self._matcher.rules)} rules")
+        self._live.state(state, f"{len(info['programs'])} hooks attached, {self._rule_count()} rules")
         for failure in info["failures"]:
             self._live.state("probe_failed", f"{failure['program']} ({failure['target']}): {failure['reason']}"[:500])
         self._channel.send(control.ready())

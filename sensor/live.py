@@ -104,6 +104,7 @@ class Live:
             pass
         self.tick()
         self._tell(self.pipeline.notices(self.clock(), final=True))
+        self.outputs.write(None, self.pipeline.finish())
         self.second()
         for each in self.outputs.each():
             each.close()

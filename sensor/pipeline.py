@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sensor.alerts import alert
+from sensor.alerts import alert, correlated
 from sensor.document import Builder, Document
 from sensor.kernel.decode import Record
 from sensor.process.model import Process
 from sensor.process.table import ProcessTable
+from sensor.rules.correlation import Correlator, Firing
 from sensor.rules.model import Rule
 from sensor.schema import BY_NAME, EVENTS, Flag
 from sensor.sequences import Sequences
@@ -76,7 +77,7 @@ class Pipeline:
 
     def __init__(self, matcher: Rules, table: ProcessTable | None = None, builder: Builder | None = None, *,
                  all_events: bool = False, watch: WatchList | None = None,
-                 first_sequence: int | None = None) -> None:
+                 first_sequence: int | None = None, correlator: Correlator | None = None) -> None:
         """Put the parts together.
 
         Args:
@@ -86,6 +87,7 @@ class Pipeline:
             all_events: Documents of all events are wanted, not only of those that rules look at.
             watch: Reads of other files are dropped; None keeps every read that the kernel let through.
             first_sequence: The number that every ring and processor begins with, where the rings are new.
+            correlator: The correlations of the same rules.
         """
         self.counters = Counters()
         self.sequences = Sequences(first_sequence)
@@ -95,11 +97,15 @@ class Pipeline:
         self._all_events = all_events
         self._own_sequence = 0
         self._told_ahead = 0  # records told as lost by count, whose gap is still to come
-        self.use(matcher)
+        self.correlator: Correlator | None = None
+        self.use(matcher, correlator)
 
-    def use(self, matcher: Rules) -> None:
-        """Go on with other rules, from the next event on."""
+    def use(self, matcher: Rules, correlator: Correlator | None = None) -> None:
+        """Go on with other rules, from the next event on. Correlations that are the same keep what they know."""
         self.matcher = matcher
+        if self.correlator is not None and correlator is not None and correlator is not self.correlator:
+            correlator.succeed(self.correlator)
+        self.correlator = correlator
         actions = matcher.actions
         self._wanted = frozenset(event.id for event in EVENTS if self._all_events or event.action in actions)
 
@@ -136,6 +142,10 @@ class Pipeline:
         """Take in one document of a recording; gives its alerts."""
         self.counters.replayed += 1
         return self._alerts(document)
+
+    def finish(self) -> list[Document]:
+        """Alerts of correlations whose time is over, when no event comes any more."""
+        return self._correlated({}, self.correlator.finish()) if self.correlator is not None else []
 
     # The sensor's own events ---------------------------------------------------------------------
 
@@ -191,13 +201,23 @@ class Pipeline:
 
     def _alerts(self, document: Document) -> list[Document]:
         rules = self.matcher.match(document)
-        if not rules:
+        correlator = self.correlator
+        fired = correlator.feed(document, rules) if correlator is not None else None
+        if not rules and not fired:
             return []
         counters = self.counters
         for rule in rules:
             counters.matches[rule.id] = counters.matches.get(rule.id, 0) + 1
-        counters.alerts += len(rules)
-        return [alert(document, rule) for rule in rules]
+        made = [alert(document, rule) for rule in rules if not rule.silent]
+        counters.alerts += len(made)
+        return made + self._correlated(document, fired) if fired else made
+
+    def _correlated(self, document: Document, fired: Sequence[Firing]) -> list[Document]:
+        for firing in fired:
+            rule_id = firing.correlation.id
+            self.counters.matches[rule_id] = self.counters.matches.get(rule_id, 0) + 1
+        self.counters.alerts += len(fired)
+        return [correlated(document, firing) for firing in fired]
 
     def _own(self, kind: int, values: tuple[Any, ...], now_ns: int, *, cpu: int | None = None) -> Notice:
         if self.builder is None:

@@ -45,7 +45,7 @@ class Result:
 
 
 def replay(paths: Iterable[str], reader: Reader, feed: Feed, sinks: Sequence[Sink],
-           keep_ids: bool = False) -> Result:
+           keep_ids: bool = False, finish: Callable[[], Sequence[Document]] = tuple) -> Result:
     """Feed recordings to the engine, one after another, and alerts to *sinks*.
 
     Args:
@@ -54,6 +54,7 @@ def replay(paths: Iterable[str], reader: Reader, feed: Feed, sinks: Sequence[Sin
         feed: Pipeline.feed_document: a document in, its alerts out. Takes no clock.
         sinks: Get every alert, in order.
         keep_ids: Keep every alert's event id for :func:`compare`.
+        finish: Pipeline.finish: the alerts that are due when the last recording has ended.
 
     Raises:
         UsageError: A recording can't be opened.
@@ -71,13 +72,18 @@ def replay(paths: Iterable[str], reader: Reader, feed: Feed, sinks: Sequence[Sin
                         reader.skip("too_deep")
                         events -= 1
                         continue
-                    for alert in alerts:
-                        result.add(alert, keep_ids)
-                        for sink in sinks:
-                            sink.write(alert)
+                    _hand_on(alerts, result, sinks, keep_ids)
+        _hand_on(finish(), result, sinks, keep_ids)
     finally:
         result.events = events  # also for a reader of ours that went away
     return result
+
+
+def _hand_on(alerts: Sequence[Document], result: Result, sinks: Sequence[Sink], keep_ids: bool) -> None:
+    for alert in alerts:
+        result.add(alert, keep_ids)
+        for sink in sinks:
+            sink.write(alert)
 
 
 def summary_line(result: Result, skipped: Mapping[str, int], seconds: float) -> str:

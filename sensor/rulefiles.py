@@ -15,7 +15,7 @@ from sensor.config import LOCAL_RULES
 from sensor.errors import UsageError
 from sensor.resources import rules_dir
 from sensor.rules import content
-from sensor.rules.model import RuleSet, Source
+from sensor.rules.model import Options, RuleSet, Source
 
 DEFAULT = "default"
 
@@ -54,7 +54,7 @@ class RuleFiles:
         """Open the default rules and *paths*; raises UsageError."""
         return cls(Root.open(str(rules_dir())), tuple(Root.open(os.path.abspath(path)) for path in paths))
 
-    def load(self, configured: Sequence[str]) -> RuleSet:
+    def load(self, configured: Sequence[str], options: Options = content.NO_OPTIONS) -> RuleSet:
         """Parse the rules of the command line, else the *configured* ones. Raises UsageError."""
         sources: list[Source] = []
         for root in self.named:
@@ -64,4 +64,4 @@ class RuleFiles:
                 sources += self.default.sources()
             elif path != LOCAL_RULES or Path(path).exists():
                 sources += content.discover([path])
-        return content.load(sources)
+        return content.load(sources, options=options)

@@ -337,6 +337,9 @@ DERIVED: tuple[tuple[str, str, str], ...] = (
     ("rule.*", "*", "id, name, level, description, reference (a list): of the rule, in alerts."),
     ("threat.technique.id", "*", "List of ATT&CK techniques of the rule, in alerts."),
     ("tags", "*", "Tags of the rule, in alerts."),
+    ("event.start", "*", "Time of the first event of a correlation, in its alerts."),
+    ("event.end", "*", "Time of the last one."),
+    ("sensor.correlation.*", "*", "In its alerts: type, id, count, events (ids), events_count, timespan, group (a list)."),
     ("sensor.flags", "*", "Names of the bits set in the record, lower case."),
     ("sensor.escaped", "*", "Keys whose bytes are no UTF-8: \\xNN stands for such a byte, \\\\ for a backslash."),
 )

@@ -80,9 +80,9 @@ def _type(hint: Any, item: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and value:
         return " ".join(f"`{entry}`" for entry in value)
-    return "none" if value == {} else f"`{value}`"
+    return "none" if value in ({}, ()) else f"`{value}`"
 
 
 def _cell(item: Any) -> str:
@@ -90,6 +90,8 @@ def _cell(item: Any) -> str:
 
 
 def _yaml(name: str, value: Any) -> list[str]:
+    if value == ():
+        return [f"{name}: []"]
     if isinstance(value, tuple):
         return [f"{name}:", *(f'  - "{entry}"' for entry in value)]
     if isinstance(value, dict):

@@ -12,7 +12,7 @@ from sensor.options import METRICS_OFF, parse_address, parse_duration
 from sensor.outputs.terminal import terminal_safe
 
 if TYPE_CHECKING:
-    from sensor.rules.model import RuleSet
+    from sensor.rules.model import Options, RuleSet
 
 #: Refusals shown before the rest is only counted.
 _SHOWN = 20
@@ -41,7 +41,22 @@ def example(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def load_rules(paths: Sequence[str]) -> RuleSet:
+#: Settings for reading rules: their placeholders and processing pipelines.
+config_option = click.option(
+    "--config", metavar="FILE", help="Settings from which rules.placeholders and rules.pipelines are taken. "
+    "Default: none.")
+
+
+def rule_options(path: str | None) -> Options:
+    """What a settings file says about reading rules. Raises UsageError."""
+    from sensor import config
+    from sensor.rules.model import Options
+
+    rules = config.load(path).rules if path is not None else config.Rules()
+    return Options(rules.placeholders, rules.pipelines)
+
+
+def load_rules(paths: Sequence[str], settings: str | None = None) -> RuleSet:
     """Rules of files and directories; the default rules if there are none.
 
     A command that runs rules doesn't run half of them: one that is broken stops it. Rules for log
@@ -54,14 +69,14 @@ def load_rules(paths: Sequence[str]) -> RuleSet:
     from sensor.rules import content  # pySigma takes half a second
 
     places = list(paths) or [str(resources.rules_dir())]
-    rules = content.load(content.discover(places))
+    rules = content.load(content.discover(places), options=rule_options(settings))
     if rules.refused:
         lines = [terminal_safe(str(refused)) for refused in rules.refused[:_SHOWN]]
         more = len(rules.refused) - len(lines)
         if more:
             lines.append(f"... and {more} more; see: sensor rules check")
         raise UsageError(f"{len(rules.refused)} rules are refused\n  " + "\n  ".join(lines))
-    if not rules.rules:
+    if not rules.loaded:
         others = f"{len(rules.unsupported)} are for log sources that the sensor lacks"
         raise UsageError(f"no rule to run in {', '.join(places)}; {others}")
     return rules

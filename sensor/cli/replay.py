@@ -7,16 +7,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from sensor.cli.common import example, load_rules
+from sensor.cli.common import config_option, example, load_rules
 from sensor.errors import SensorError, UsageError
 from sensor.outputs import STDOUT, TABLE, Output, open_output
 from sensor.outputs.terminal import terminal_safe
 from sensor.reading import INPUTS, STDIN, Reader
-from sensor.replay import Feed, Result, Sink, compare, load_expected, replay, summary_line, summary_text
+from sensor.replay import Result, Sink, compare, load_expected, replay, summary_line, summary_text
 from sensor.shape import Document
+
+if TYPE_CHECKING:
+    from sensor.pipeline import Pipeline
 
 FORMATS = ("jsonl", "table", "summary")
 _CHECK_FAILED = 1
@@ -30,6 +34,7 @@ _CHECK_FAILED = 1
 @click.argument("recordings", nargs=-1, required=True, metavar="REC...")
 @click.option("--rules", multiple=True, metavar="PATH",
               help="Rule file or directory; may be repeated. Default: the rules that come with the sensor.")
+@config_option
 @click.option("--format", "form", type=click.Choice(FORMATS),
               help="Alerts as JSON lines (default in a pipe), as a table (default on a terminal), or the "
                    "summary only, on stdout.")
@@ -40,8 +45,8 @@ _CHECK_FAILED = 1
               help="Write a page of its own: alerts by rule, over time, and with their processes.")
 @click.option("--input", "kind", default="auto", show_default=True, metavar="|".join(INPUTS),
               help="What the lines are; ecs takes ECS documents of any maker.")
-def command(recordings: tuple[str, ...], rules: tuple[str, ...], form: str | None, expect: str | None,
-            report: Path | None, kind: str) -> int:
+def command(recordings: tuple[str, ...], rules: tuple[str, ...], config: str | None, form: str | None,
+            expect: str | None, report: Path | None, kind: str) -> int:
     """Run the rules over recordings (.jsonl, .jsonl.zst, .parquet; - is stdin).
 
     Time is the events' own and the output is the same every time. The summary goes to stderr and ends
@@ -55,11 +60,12 @@ def command(recordings: tuple[str, ...], rules: tuple[str, ...], form: str | Non
     output = _output(form)
     shown = _Shown(output, needed=expected is None and page is None) if output else None
     sinks: list[Sink] = [sink for sink in (shown, page) if sink is not None]
-    feed = _engine(rules)
+    engine = _engine(rules, config)
     started = time.perf_counter()
     with _progress(recordings, form, shown) as progress:
         reader = Reader(kind, progress=progress)
-        result = replay(recordings, reader, feed, sinks, keep_ids=expected is not None)
+        result = replay(recordings, reader, engine.feed_document, sinks, keep_ids=expected is not None,
+                        finish=engine.finish)
         if shown:
             shown.flush()
     if page:
@@ -121,12 +127,13 @@ class _Page:
             raise SensorError(f"can't write {self._path}: {error.strerror}") from error
 
 
-def _engine(rules: tuple[str, ...]) -> Feed:
-    ruleset = load_rules(rules)
+def _engine(rules: tuple[str, ...], config: str | None) -> Pipeline:
+    ruleset = load_rules(rules, config)
     from sensor.pipeline import Pipeline
+    from sensor.rules.correlation import correlator_of
     from sensor.rules.matcher import Matcher
 
-    return Pipeline(Matcher(ruleset.rules)).feed_document
+    return Pipeline(Matcher(ruleset.rules), correlator=correlator_of(ruleset))
 
 
 def _output(form: str) -> Output | None:

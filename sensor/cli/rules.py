@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sensor import resources
-from sensor.cli.common import example
+from sensor.cli.common import config_option, example, rule_options
 from sensor.errors import UsageError
 from sensor.outputs.terminal import terminal_safe
 
 if TYPE_CHECKING:
-    from sensor.rules.model import Rule, RuleSet
+    from sensor.rules.model import Correlation, Rule, RuleSet
 
 _FAILED, _BROKEN = 1, 2
 
@@ -28,10 +29,10 @@ def command() -> None:
     """Check, test and explain rules. Without PATH, the rules that come with the sensor."""
 
 
-def _load(paths: Sequence[str]) -> RuleSet:
+def _load(paths: Sequence[str], settings: str | None = None) -> RuleSet:
     from sensor.rules import content  # pySigma takes a quarter of a second
 
-    return content.load(content.discover(list(paths) or [str(resources.rules_dir())]))
+    return content.load(content.discover(list(paths) or [str(resources.rules_dir())]), options=rule_options(settings))
 
 
 def _say(*lines: object) -> None:
@@ -47,54 +48,68 @@ def _dump(value: object) -> None:
 @command.command(epilog=example("sensor rules check",
                                 "sensor rules check --json /etc/sensor/rules.d | jq .refused"))
 @_paths
+@config_option
 @_as_json
-def check(paths: tuple[str, ...], as_json: bool) -> int:
+def check(paths: tuple[str, ...], config: str | None, as_json: bool) -> int:
     """Load rules and say which ones run, which are refused, and which are for other log sources.
 
     Exit status 2 if any is refused.
     """
-    rules = _load(paths)
+    rules = _load(paths, config)
     if as_json:
         _dump({
-            "loaded": len(rules.rules),
+            "loaded": rules.loaded, "correlations": len(rules.correlations), "filters": rules.filters,
+            "reasons": _reasons(rules),
             "refused": [{"path": each.path, "line": each.line, "rule": each.rule, "reason": each.reason}
                         for each in rules.refused],
             "unsupported": [{"path": each.path, "rule": each.rule, "logsource": each.logsource,
                              "reason": each.reason} for each in rules.unsupported],
         })
     else:
-        total = len(rules.rules) + len(rules.refused) + len(rules.unsupported)
-        _say(f"{len(rules.rules)} of {total} rules loaded, {len(rules.refused)} refused, "
+        total = rules.loaded + len(rules.refused) + len(rules.unsupported)
+        _say(f"{rules.loaded} of {total} rules loaded, {len(rules.refused)} refused, "
              f"{len(rules.unsupported)} unsupported")
+        if rules.correlations or rules.filters:
+            _say(f"among them {len(rules.correlations)} correlations; {rules.filters} filters applied")
         _say(*(f"refused: {each}" for each in rules.refused))
         _say(*(f"unsupported: {each}" for each in rules.unsupported))
+        reasons = _reasons(rules)
+        if len(rules.refused) + len(rules.unsupported) > len(reasons):
+            _say(*(f"{count:5} x {reason}" for reason, count in reasons.items()))
     return _BROKEN if rules.refused else 0
+
+
+def _reasons(rules: RuleSet) -> dict[str, int]:
+    """Why rules don't run, the most frequent reason first."""
+    counts = Counter([each.reason for each in rules.refused] + [each.reason for each in rules.unsupported])
+    return dict(counts.most_common())
 
 
 @command.command(epilog=example("sensor rules test rules/", "sensor rules test --strict my_rule.yml"))
 @_paths
+@config_option
 @click.option("--strict", is_flag=True, help="A rule without positive and negative samples fails too.")
 @_as_json
-def test(paths: tuple[str, ...], strict: bool, as_json: bool) -> int:
+def test(paths: tuple[str, ...], config: str | None, strict: bool, as_json: bool) -> int:
     """Run the samples beside rules: name.samples.yml next to name.yml.
 
     Exit status 1 if a sample fails, 2 if a rule or a sample is refused.
     """
     from sensor.rules import samples
 
-    rules = _load(paths)
-    results = samples.run(rules.rules)
+    rules = _load(paths, config)
+    results = samples.run(rules.rules, rules.correlations)
     refused = [*rules.refused, *results.refused]
     if as_json:
         _dump({
-            "rules": len(rules.rules), "passed": results.passed, "missing": list(results.missing),
+            "rules": rules.loaded, "passed": results.passed, "missing": list(results.missing),
             "failed": [{"path": each.path, "line": each.line, "rule": each.rule,
                         "sample": "positive" if each.positive else "negative"} for each in results.failures],
             "refused": [{"path": each.path, "line": each.line, "rule": each.rule, "reason": each.reason}
                         for each in refused],
         })
     else:
-        _say(f"{len(rules.rules)} rules: {results.passed} samples passed, {len(results.failures)} failed, "
+        _say(f"{rules.loaded} rules: {results.passed} samples passed, {len(results.failures)} failed, "
              f"{len(results.missing)} rule files lack samples, {len(refused)} refused")
         _say(*(f"failed: {each}" for each in results.failures))
         _say(*(f"no positive and negative samples: {each}" for each in results.missing))
@@ -107,17 +122,20 @@ def test(paths: tuple[str, ...], strict: bool, as_json: bool) -> int:
 @command.command("list", epilog=example("sensor rules list",
                                         "sensor rules list --json my-rules/ | jq -r .[].id"))
 @_paths
+@config_option
 @_as_json
-def list_rules(paths: tuple[str, ...], as_json: bool) -> int:
+def list_rules(paths: tuple[str, ...], config: str | None, as_json: bool) -> int:
     """List rules: level, id, events, name."""
     from sensor.rules import explain
+    from sensor.rules.model import Correlation
 
-    rules = _load(paths)
+    rules = _load(paths, config)
     if as_json:
-        _dump([explain.facts(rule) for rule in rules.rules])
+        _dump([explain.facts(rule) for rule in rules.every])
         return 0
-    for rule in rules.rules:
-        _say(f"{rule.level:13} {rule.id}  {','.join(rule.categories):20} {rule.name}")
+    for rule in rules.every:
+        what = rule.kind.value if isinstance(rule, Correlation) else ",".join(rule.categories)
+        _say(f"{rule.level:13} {rule.id}  {what:20} {rule.name}")
     left_out = len(rules.refused) + len(rules.unsupported)
     if left_out:
         click.echo(f"{left_out} more are refused or unsupported; see: sensor rules check", err=True)
@@ -128,18 +146,28 @@ def list_rules(paths: tuple[str, ...], as_json: bool) -> int:
                                            "sensor rules explain 'File made immutable' --event events.jsonl"))
 @click.argument("rule", metavar="RULE")
 @_paths
+@config_option
 @click.option("--event", metavar="FILE", help="Event or recording: show the truth of every part on it.")
 @_as_json
-def explain_rule(rule: str, paths: tuple[str, ...], event: str | None, as_json: bool) -> int:
+def explain_rule(rule: str, paths: tuple[str, ...], config: str | None, event: str | None,
+                 as_json: bool) -> int:
     """Show what RULE (a file, an id or a title) means: its events, fields and condition.
 
     With --event, exit status 1 if no event matches.
     """
     from sensor.rules import explain
+    from sensor.rules.model import Correlation
 
     documents = _documents(event) if event else []
     answers, matched = [], False
-    for each in _find(rule, paths):
+    for each in _find(rule, paths, config):
+        if isinstance(each, Correlation):
+            if documents:
+                raise UsageError("a correlation is about several events; try it with sensor replay, or with samples")
+            answers.append(explain.facts(each))
+            if not as_json:
+                _describe_correlation(each)
+            continue
         answer: dict[str, Any] = {**explain.facts(each), "condition": explain.tree(each.condition)}
         if documents:
             answer["on"] = []
@@ -160,12 +188,12 @@ def explain_rule(rule: str, paths: tuple[str, ...], event: str | None, as_json: 
     return 0 if matched or not documents else _FAILED
 
 
-def _find(wanted: str, paths: Sequence[str]) -> list[Rule]:
+def _find(wanted: str, paths: Sequence[str], settings: str | None) -> list[Rule | Correlation]:
     """Rules by file, id or title. Raises UsageError where there is none, or it is refused."""
     by_file = os.path.isfile(wanted)
-    rules = _load([wanted] if by_file else paths)
-    found = list(rules.rules) if by_file else [
-        rule for rule in rules.rules if wanted in (rule.id, rule.name)]
+    rules = _load([wanted] if by_file else paths, settings)
+    every = rules.every
+    found = list(every) if by_file else [rule for rule in every if wanted in (rule.id, rule.name, rule.handle)]
     if found:
         return found
     reasons = [str(each) for each in rules.refused if by_file or each.rule == wanted]
@@ -185,6 +213,18 @@ def _describe(rule: Rule) -> None:
         if value:
             _say(f"  {key}: {', '.join(value) if isinstance(value, list) else ' '.join(value.split())}")
     _say("  condition:", *(f"    {line}" for line in explain.lines(rule.condition)))
+
+
+def _describe_correlation(rule: Correlation) -> None:
+    from sensor.rules import explain
+
+    facts = explain.facts(rule)
+    _say(f"{rule.name}  ({rule.level}, {rule.id})", f"  {rule.path}:{rule.line}")
+    for key in ("description", "techniques", "correlation", "rules", "group_by", "fields", "falsepositives"):
+        value = facts[key]
+        if value:
+            _say(f"  {key}: {', '.join(value) if isinstance(value, (list, dict)) else ' '.join(value.split())}")
+    _say(f"  fulfilled: {facts['fulfilled']}")
 
 
 def _documents(path: str) -> list[dict[str, Any]]:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from sensor.errors import UsageError
-from sensor.rules.model import Refused, Rule, RuleSet, Source, Unsupported
-from sensor.rules.yamlsafe import YamlError, documents
+from sensor.rules.model import Correlation, Options, Refused, Rule, RuleSet, Source, Unsupported
+from sensor.rules.yamlsafe import Map, YamlError, documents
+
+if TYPE_CHECKING:
+    from sensor.rules.correlation_read import Draft
+    from sensor.rules.sigma import Filter, Reading
 
 SUFFIXES = (".yml", ".yaml")
 SAMPLES = ".samples"  # before the suffix: a rule's samples, no rule
@@ -56,34 +61,52 @@ def _below(path: str) -> list[Source]:
     return [Source(name, name) for name in sorted([*names, *closed])]
 
 
-def load(sources: Sequence[Source], limits: Limits = Limits()) -> RuleSet:
-    """Every rule of the files that is sound, and the reason for each other one."""
-    loading = _Loading(limits)
+NO_OPTIONS = Options()
+
+
+def load(sources: Sequence[Source], limits: Limits = Limits(), options: Options = NO_OPTIONS) -> RuleSet:
+    """Every rule of the files that is sound, and the reason for each other one.
+
+    Raises UsageError for a processing pipeline of *options* that can't be used.
+    """
+    from sensor.rules import sigma, sigma_pipeline  # pySigma: only where rules are parsed
+
+    transform = sigma_pipeline.load([(path, read_named(path, limits)) for path in options.pipelines])
+    loading = _Loading(limits, sigma.Reading(options=options, transform=transform))
     for source in sources:
         loading.add(source)
-    return RuleSet(tuple(loading.rules), tuple(loading.refused), tuple(loading.unsupported))
+    return loading.finish()
+
+
+def read_named(path: str, limits: Limits = Limits()) -> str:
+    """Text of a file that the settings name. Raises UsageError."""
+    try:
+        return read_text(path, limits.file_bytes)
+    except Unreadable as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 class _Loading:
     """The state of one load."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, limits: Limits, reading: Reading) -> None:
+        self.limits, self.reading = limits, reading
         self.rules: list[Rule] = []
+        self.drafts: list[Draft] = []
+        self.filters: list[Filter] = []
         self.refused: list[Refused] = []
         self.unsupported: list[Unsupported] = []
         self.places: dict[str, str] = {}
+        self.foreign: dict[str, str] = {}  # id or name of an unsupported rule -> why it is
 
     def add(self, source: Source) -> None:
-        from sensor.rules import sigma  # pySigma: only where rules are parsed
-
         try:
             text = read_text(source.path, self.limits.file_bytes)
             empty = True
             for document in documents(text):
                 empty = empty and document is None
                 if document is not None:
-                    self.take(sigma.read(document, source.display))
+                    self.take(document, source.display)
             if empty:
                 self.refused.append(Refused(source.display, 1, "", "the file holds no rule"))
         except Unreadable as error:
@@ -91,21 +114,68 @@ class _Loading:
         except YamlError as error:
             self.refused.append(Refused(source.display, error.line, "", error.reason))
 
-    def take(self, result: Rule | Refused | Unsupported) -> None:
+    def take(self, document: object, path: str) -> None:
+        """One YAML document: a rule, a correlation or a filter."""
+        from sensor.rules import correlation_read, sigma
+
+        result: Rule | Draft | Filter | Refused | Unsupported
+        if isinstance(document, Map) and "correlation" in document:
+            result = correlation_read.read(document, path, self.reading.transform)
+        elif isinstance(document, Map) and "filter" in document:
+            result = sigma.read_filter(document, path, self.reading)
+        else:
+            result = sigma.read(document, path, reading=self.reading)
+        self.keep(result, document, path)
+
+    def keep(self, result: Rule | Draft | Filter | Refused | Unsupported, document: object, path: str) -> None:
+        from sensor.rules.sigma import Filter
+
         if isinstance(result, Refused):
             self.refused.append(result)
         elif isinstance(result, Unsupported):
             self.unsupported.append(result)
+            if isinstance(document, Map):
+                self.foreign |= {str(document[key]): result.reason for key in ("id", "name") if document.get(key)}
+        elif len(self.rules) + len(self.drafts) + len(self.filters) >= self.limits.rules:
+            self._refuse(document, path, f"more than {self.limits.rules} rules")
+        elif isinstance(result, Filter):
+            self.filters.append(result)
         elif result.id in self.places:
-            self._refuse(result, f"the id {result.id} is that of {self.places[result.id]}")
-        elif len(self.rules) >= self.limits.rules:
-            self._refuse(result, f"more than {self.limits.rules} rules")
+            self._refuse(document, path, f"the id {result.id} is that of {self.places[result.id]}")
         else:
-            self.places[result.id] = f"{result.path}:{result.line}"
-            self.rules.append(result)
+            self.places[result.id] = f"{path}:{document.line if isinstance(document, Map) else 1}"
+            if isinstance(result, Rule):
+                self.rules.append(result)
+            else:
+                self.drafts.append(result)
 
-    def _refuse(self, rule: Rule, reason: str) -> None:
-        self.refused.append(Refused(rule.path, rule.line, rule.name, reason))
+    def finish(self) -> RuleSet:
+        """Filters applied and correlations tied to their rules, which all files had to be read for."""
+        filters = [each for each in self.filters if self._filter(each)]
+        correlations: list[Correlation] = []
+        if self.drafts:
+            from sensor.rules.correlation_read import Tying
+
+            tying = Tying(self.rules, self.drafts, self.foreign, self.reading.resolve)
+            correlations = tying.correlations
+            self.refused += tying.refused
+            self.unsupported += tying.unsupported
+            self.rules = [replace(rule, silent=True) if tying.is_silent(rule.id) else rule for rule in self.rules]
+        return RuleSet(tuple(self.rules), tuple(self.refused), tuple(self.unsupported), tuple(correlations),
+                       len(filters))
+
+    def _filter(self, added: Filter) -> bool:
+        """Apply a filter; one that meets no rule is told, for a typing error in it lets alerts through."""
+        meets = [added.applies(rule) for rule in self.rules]
+        self.rules = [added.added(rule) if meet else rule for rule, meet in zip(self.rules, meets, strict=True)]
+        if not any(meets):
+            self.unsupported.append(Unsupported(added.path, added.name, "filter",
+                                                "no loaded rule has its log source and one of its ids or names"))
+        return any(meets)
+
+    def _refuse(self, document: object, path: str, reason: str) -> None:
+        line, title = (document.line, str(document.get("title", ""))) if isinstance(document, Map) else (1, "")
+        self.refused.append(Refused(path, line, title, reason))
 
 
 class Unreadable(ValueError):

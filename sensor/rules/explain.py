@@ -6,21 +6,58 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sensor.rules.condition import And, Condition, Not, Or, describe, fields
-from sensor.rules.model import Rule
+from sensor.rules.model import About, Correlation, Expression, Rule, Threshold
 from sensor.rules.reference import holds, routed
 
 _INDENT = "  "
 
 
-def facts(rule: Rule) -> dict[str, Any]:
+def facts(rule: Rule | Correlation) -> dict[str, Any]:
     """What a rule says about itself and what it looks at."""
+    return {**_said(rule), **(_counted(rule) if isinstance(rule, Correlation) else _looked_at(rule))}
+
+
+def _said(rule: About) -> dict[str, Any]:
     return {
         "id": rule.id, "name": rule.name, "level": rule.level, "description": rule.description,
         "references": list(rule.references), "tags": list(rule.tags), "techniques": list(rule.techniques),
         "falsepositives": list(rule.falsepositives), "path": rule.path, "line": rule.line,
-        "categories": list(rule.categories), "events": list(rule.events),
-        "fields": list(fields(rule.condition)),
     }
+
+
+def _looked_at(rule: Rule) -> dict[str, Any]:
+    return {"categories": list(rule.categories), "events": list(rule.events), "fields": list(fields(rule.condition)),
+            **({"silent": True} if rule.silent else {})}
+
+
+def _counted(rule: Correlation) -> dict[str, Any]:
+    return {
+        "correlation": rule.kind.value, "rules": list(rule.rules), "timespan": rule.timespan_ns // 1_000_000_000,
+        "group_by": {name: sorted({row[number] for row in rule.keys}) for number, name in enumerate(rule.group_by)},
+        "fields": sorted({key for row in rule.values for key in row}), "fulfilled": fulfilled(rule),
+        **({"silent": True} if rule.silent else {}),
+    }
+
+
+def fulfilled(rule: Correlation) -> str:
+    """When a correlation is, in one line."""
+    condition = rule.condition
+    if isinstance(condition, Expression):
+        return _expression(condition, rule)
+    what = {"event_count": "events", "value_count": "distinct values"}.get(rule.kind.value, "of the rules")
+    order = " one after the other" if rule.kind.value == "temporal_ordered" else ""
+    return f"{_threshold(condition)} {what}{order} within {rule.timespan_ns // 1_000_000_000} s"
+
+
+def _threshold(condition: Threshold) -> str:
+    return ("not " if condition.negated else "") + f"{condition.order.value} {condition.value}"
+
+
+def _expression(node: Expression, rule: Correlation) -> str:
+    if node.op == "rule":
+        return rule.rules[node.rule]
+    parts = [_expression(item, rule) for item in node.items]
+    return f"not {parts[0]}" if node.op == "not" else f"({f' {node.op} '.join(parts)})"
 
 
 def tree(condition: Condition, document: Mapping[str, Any] | None = None) -> Any:

@@ -23,7 +23,7 @@ from sensor.rules.fields import BOOLEAN_KEYS, list_keys
 from sensor.rules.guards import guarded
 from sensor.rules.model import Rule
 from sensor.rules.scan import Scanner
-from sensor.rules.values import find, leaves
+from sensor.rules.values import find, item, leaves
 
 #: The field that gates: what a rule is most often about, and takes few values on a host.
 GATE = "process.executable"
@@ -172,7 +172,7 @@ class Program:
 
     def _generate(self) -> Callable[[Document], Match]:
         names: dict[str, Any] = {
-            "none": {}, "leaves": leaves,
+            "none": {}, "leaves": leaves, "item": item,
             "decide": self._decide, "decisions": self._decisions.get,
             "context": self._context, "contexts": self._contexts.get,
         }
@@ -205,8 +205,12 @@ def source(fields: Sequence[str], gated: bool) -> str:
             lines.append(f"v{number} = leaves(document)")
         else:
             *parents, last = field.split(".")
+            index = parents.pop() if last.isdecimal() else ""
+            name, above = index or last, ".".join(parents)
             lines += _descend(parents, nodes)
-            lines.append(f"v{number} = {nodes['.'.join(parents)]}.get({last!r})")
+            lines.append(f"v{number} = {nodes[above]}.get({name!r})")
+            if index:
+                lines.append(f"v{number} = item(v{number}, {int(last)})")
         if field == ANYWHERE or field in list_keys():
             lines.append(f"if v{number}.__class__ is list:")
             lines.append(f"    v{number} = v{number}[0] if len(v{number}) == 1 else tuple(v{number})")

@@ -1,364 +1,195 @@
-"""Sigma rules, parsed by pySigma, as typed conditions.
+"""Sigma rules and global filters, parsed by pySigma, as typed conditions.
 
-pySigma reads detections, applies the modifiers and parses conditions; this module turns its
-tree into ours and gives the values a meaning (see values.py):
-
-* Texts compare without case unless ``cased``; ``*`` alone means that the field has a value.
-* A keyword (no field) is looked for inside every value of the document.
-* ``null`` is absence; an empty text is a value. ``exists`` asks for a value, whatever it is.
-* A number in the rule compares as a number, a text compares as text, a boolean as its text.
-* Regular expressions are RE2's. What RE2 can't do in linear time is refused.
-* ``expand`` placeholders are refused: nothing here could resolve them.
+pySigma reads detections, applies the modifiers and parses conditions; sigma_convert.py turns its
+tree into ours and gives the values a meaning.
 """
 
 from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sigma.conditions import (
-    ConditionAND,
-    ConditionFieldEqualsValueExpression,
-    ConditionNOT,
-    ConditionOR,
-    ConditionValueExpression,
-)
+from sigma.correlations import SigmaCorrelationRule
 from sigma.exceptions import SigmaError
-from sigma.rule import SigmaRule
-from sigma.rule.detection import SigmaDetection, SigmaDetectionItem
-from sigma.types import (
-    CompareOperators,
-    Placeholder,
-    SigmaBool,
-    SigmaCasedString,
-    SigmaCIDRExpression,
-    SigmaCompareExpression,
-    SigmaExists,
-    SigmaExpansion,
-    SigmaFieldReference,
-    SigmaNull,
-    SigmaNumber,
-    SigmaRegularExpression,
-    SigmaRegularExpressionFlag,
-    SigmaString,
-    SigmaTimestampPart,
-    SigmaType,
-    SpecialChars,
-)
+from sigma.filters import SigmaFilter
+from sigma.rule import SigmaLogSource, SigmaRule
 
-from sensor.rules import fields
-from sensor.rules.condition import (
-    ANYWHERE,
-    FALSE,
-    Condition,
-    FieldMatch,
-    Glob,
-    Network,
-    Number,
-    Order,
-    Present,
-    Regex,
-    Relation,
-    Text,
-    TimePart,
-    Unit,
-    Wildcard,
-    all_of,
-    any_of,
-    negate,
-)
-from sensor.rules.linear import BadPattern, compile_pattern
-from sensor.rules.model import Refused, Rule, Unsupported
-from sensor.rules.values import fold
-from sensor.rules.yamlsafe import Items, Map
+from sensor.rules import auditd, fields
+from sensor.rules.condition import Condition, all_of, any_of
+from sensor.rules.model import Options, Refused, Rule, Unsupported
+from sensor.rules.sigma_convert import Converter, Resolve, Unusable, check_nesting, text_condition
+from sensor.rules.sigma_lines import broken_line, field_line, first_line
+from sensor.rules.yamlsafe import Map
+
+__all__ = ["Filter", "Reading", "read", "read_filter", "text_condition"]
 
 MAX_CONDITION = 4096  # characters; the parser's time grows with them, and people write 200
-MAX_NESTING = 64  # of And, Or, Not; everything after this module recurses over the tree
-
-Resolve = Callable[[str], str]
 
 _TECHNIQUE = re.compile(r"t\d{4}(\.\d{3})?", re.ASCII)
-_RELATIONS = {(False, False): Relation.EQUALS, (False, True): Relation.PREFIX,
-              (True, False): Relation.SUFFIX, (True, True): Relation.CONTAINS}
-_ORDERS = {CompareOperators.LT: Order.LESS, CompareOperators.LTE: Order.LESS_EQUAL,
-           CompareOperators.GT: Order.GREATER, CompareOperators.GTE: Order.GREATER_EQUAL,
-           CompareOperators.NEQ: Order.EQUAL}
-_FLAGS = {SigmaRegularExpressionFlag.IGNORECASE: "i", SigmaRegularExpressionFlag.MULTILINE: "m",
-          SigmaRegularExpressionFlag.DOTALL: "s"}
+
+LogSource = tuple[str, str, str]  # category, product, service
 
 
-class _Unusable(ValueError):
-    """A sound piece of Sigma that we can't carry out; ``field`` helps to find its line."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How rules are read. ``transform`` is what processing pipelines do to pySigma's rule, in place."""
 
-    def __init__(self, reason: str, field: str | None = None) -> None:
-        self.field = field
-        super().__init__(reason)
+    resolve: Resolve = fields.resolve
+    options: Options = field(default_factory=Options)
+    transform: Callable[[SigmaRule | SigmaCorrelationRule], None] = lambda _: None
 
 
-def read(document: object, path: str, resolve: Resolve = fields.resolve) -> Rule | Refused | Unsupported:
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What a global filter adds to rules: ``rules`` by id or name, or all of a log source."""
+
+    name: str
+    path: str
+    line: int
+    rules: tuple[str, ...] | None
+    logsource: LogSource
+    condition: Condition
+
+    def applies(self, rule: Rule) -> bool:
+        """Whether a rule is one of those."""
+        if any(mine and mine != other for mine, other in zip(self.logsource, rule.logsource, strict=True)):
+            return False
+        return self.rules is None or rule.id in self.rules or rule.handle in self.rules
+
+    def added(self, rule: Rule) -> Rule:
+        """The rule with the filter's condition added."""
+        return replace(rule, condition=all_of(rule.condition, self.condition))
+
+
+def read(document: object, path: str, resolve: Resolve = fields.resolve,
+         reading: Reading | None = None) -> Rule | Refused | Unsupported:
     """One YAML document (of yamlsafe.py) as a rule, or why it is none.
 
     ``resolve`` turns a rule's field names into keys of documents, or raises fields.UnknownField.
     """
     if not isinstance(document, Map):
         return Refused(path, 1, "", "not a mapping: a Sigma rule has title, logsource and detection")
-    title = document.get("title")
-    name = title if isinstance(title, str) else ""
-    for key in ("correlation", "filter"):
-        if key in document:
-            return Unsupported(path, name, key, f"a Sigma {key} is not evaluated by this version")
+    name = title_of(document)
     try:
-        return _read(document, name, path, resolve)
+        return _read(document, name, path, reading or Reading(resolve))
     except Exception as error:  # noqa: BLE001  pySigma meets shapes that it never expected in foreign files
-        return Refused(path, _broken_line(document), name, f"not a Sigma rule: {_first_line(error)}")
+        return Refused(path, broken_line(document), name, f"not a Sigma rule: {first_line(error)}")
 
 
-def _read(document: Map, name: str, path: str, resolve: Resolve) -> Rule | Refused | Unsupported:
+def title_of(document: Map) -> str:
+    """The title, or nothing."""
+    title = document.get("title")
+    return title if isinstance(title, str) else ""
+
+
+def _read(document: Map, name: str, path: str, reading: Reading) -> Rule | Refused | Unsupported:
     try:
-        _check_conditions(document)
+        _check_conditions(document, "detection")
         parsed = SigmaRule.from_dict(document)
+        written = source_of(parsed.logsource)
+        reading.transform(parsed)
         trees = [condition.parsed for condition in parsed.detection.parsed_condition]
-    except (SigmaError, _Unusable) as error:
-        return Refused(path, _broken_line(document), name, _first_line(error))
-    source = parsed.logsource
-    missing = _no_source(source.product, source.category, source.service)
+    except (SigmaError, Unusable) as error:
+        return Refused(path, broken_line(document), name, first_line(error))
+    source = source_of(parsed.logsource)
+    missing = _no_source(source)
     if missing:
-        shown = " ".join(f"{key}={getattr(source, key)}" for key in ("product", "category", "service")
-                         if getattr(source, key))
-        return Unsupported(path, name, shown, missing)
+        return Unsupported(path, name, _shown(source), missing)
     try:
-        condition = any_of(*(_Converter(resolve).convert(tree) for tree in trees))
-        _check_nesting(condition)
-    except (fields.UnknownField, _Unusable) as error:
-        return Refused(path, _field_line(document, error), name, str(error))
-    return _rule(parsed, document, path, str(source.category), condition)
+        condition, events = _converted(trees, source, reading)
+        check_nesting(condition)
+    except auditd.Missing as error:
+        return Unsupported(path, name, _shown(source), str(error))
+    except (fields.UnknownField, Unusable) as error:
+        return Refused(path, field_line(document, error), name, str(error))
+    return Rule(**about(parsed, document, path), categories=(source[0] or source[2],), events=events,
+                condition=condition, handle=str(parsed.name or ""), logsource=written)
 
 
-def _rule(parsed: SigmaRule, document: Map, path: str, category: str, condition: Condition) -> Rule:
-    tags = tuple(f"{tag.namespace}.{tag.name}" for tag in parsed.tags)
-    techniques = tuple(tag.name.upper() for tag in parsed.tags
-                       if tag.namespace == "attack" and _TECHNIQUE.fullmatch(tag.name))
-    return Rule(
+def _converted(trees: Sequence[object], source: LogSource, reading: Reading) -> tuple[Condition, tuple[str, ...]]:
+    """The condition and the events that it is about. Raises auditd.Missing, UnknownField, Unusable."""
+    if source[2] != auditd.SERVICE:
+        converter = Converter(reading.resolve, reading.options.placeholders)
+        return any_of(*map(converter.convert, trees)), fields.events_of(source[0])
+    converter = Converter(auditd.resolve, reading.options.placeholders)
+    return auditd.translate(any_of(*map(converter.convert, trees)))
+
+
+def read_filter(document: Map, path: str, reading: Reading) -> Filter | Refused | Unsupported:
+    """One YAML document with a ``filter`` section, or why it is none."""
+    name = title_of(document)
+    try:
+        _check_conditions(document, "filter")
+        parsed = SigmaFilter.from_dict(document)
+        source = source_of(parsed.logsource)
+        # To pipelines a filter is a rule: its fields mean what they mean in the rules that it is added to.
+        rule = SigmaRule(title=name or "filter", logsource=parsed.logsource, detection=parsed.filter)
+        reading.transform(rule)
+        trees = [each.parsed for each in rule.detection.parsed_condition]
+        condition, _ = _converted(trees, source_of(rule.logsource), reading)
+        check_nesting(condition)
+    except auditd.Missing as error:
+        return Unsupported(path, name, "filter", str(error))
+    except (fields.UnknownField, Unusable) as error:
+        return Refused(path, field_line(document, error, "filter"), name, str(error))
+    except Exception as error:  # noqa: BLE001  as for rules
+        return Refused(path, broken_line(document, "filter"), name, f"not a Sigma filter: {first_line(error)}")
+    rules = parsed.filter.rules
+    wanted = None if isinstance(rules, str) else tuple(str(each.reference) for each in rules)
+    return Filter(name, path, document.line, wanted, source, condition)
+
+
+def about(parsed: Any, document: Map, path: str) -> dict[str, Any]:
+    """What rules of every kind say about themselves, as the arguments of model.About."""
+    return {
         # A rule without an id gets one that stays the same as long as its title does.
-        id=str(parsed.id or uuid.uuid5(uuid.NAMESPACE_OID, parsed.title)),
-        name=parsed.title,
-        level=parsed.level.name.lower() if parsed.level else "informational",
-        description=(parsed.description or "").strip(),
-        references=tuple(map(str, parsed.references)),
-        tags=tags,
-        techniques=techniques,
-        falsepositives=tuple(map(str, parsed.falsepositives)),
-        path=path,
-        line=document.line,
-        categories=(category,),
-        events=fields.events_of(category),
-        condition=condition,
-    )
+        "id": str(parsed.id or uuid.uuid5(uuid.NAMESPACE_OID, parsed.title)),
+        "name": parsed.title,
+        "level": parsed.level.name.lower() if parsed.level else "informational",
+        "description": (parsed.description or "").strip(),
+        "references": tuple(map(str, parsed.references)),
+        "tags": tuple(f"{tag.namespace}.{tag.name}" for tag in parsed.tags),
+        "techniques": tuple(tag.name.upper() for tag in parsed.tags
+                            if tag.namespace == "attack" and _TECHNIQUE.fullmatch(tag.name)),
+        "falsepositives": tuple(map(str, parsed.falsepositives)),
+        "path": path,
+        "line": document.line,
+    }
 
 
-def _no_source(product: str | None, category: str | None, service: str | None) -> str:
+def source_of(source: SigmaLogSource) -> LogSource:
+    """Category, product and service, each a text."""
+    return source.category or "", source.product or "", source.service or ""
+
+
+def _shown(source: LogSource) -> str:
+    category, product, service = source
+    parts = {"product": product, "category": category, "service": service}
+    return " ".join(f"{key}={value}" for key, value in parts.items() if value)
+
+
+def _no_source(source: LogSource) -> str:
     """Why no event of ours belongs to a log source, or nothing."""
-    if product not in (None, "linux"):
+    category, product, service = source
+    if product not in ("", "linux"):
         return f"events of product {product} don't come from Linux"
-    if service is not None:
+    if service == auditd.SERVICE and not category:
+        return ""
+    if service:
         return f"log lines of service {service} are not read; events come from the kernel"
-    if category is None:
+    if not category:
         return "a log source without a category means log lines, which are not read"
     return "" if fields.events_of(category) else f"no event of this sensor has category {category}"
 
 
-class _Converter:
-    """pySigma's tree -> ours, with field names resolved."""
-
-    def __init__(self, resolve: Resolve) -> None:
-        self._resolve = resolve
-
-    def convert(self, node: object) -> Condition:
-        match node:
-            case ConditionAND():
-                return all_of(*map(self.convert, node.args))
-            case ConditionOR():
-                return any_of(*map(self.convert, node.args))
-            case ConditionNOT():
-                return negate(self.convert(node.args[0]))
-            case ConditionFieldEqualsValueExpression():
-                return self._value(node.field, self._resolve(node.field), node.value)
-            case ConditionValueExpression():
-                return self._value(None, ANYWHERE, node.value)
-            case _:
-                raise _Unusable("the condition is empty")
-
-    def _value(self, name: str | None, key: str, value: SigmaType) -> Condition:
-        match value:
-            case SigmaExpansion():
-                return any_of(*(self._value(name, key, item) for item in value.values))
-            case SigmaString():
-                return _text(name, key, value)
-            case SigmaRegularExpression():
-                return _regex(name, key, value)
-            case SigmaTimestampPart():
-                return TimePart(key, Unit[value.timestamp_part.name], Order.EQUAL, value.number)
-            case SigmaNumber() if key == ANYWHERE:
-                return Text(key, Relation.CONTAINS, str(value.number))
-            case SigmaNumber():
-                return Number(key, Order.EQUAL, value.number)
-            case SigmaBool():
-                return Text(key, Relation.EQUALS, str(value.boolean).lower())
-            case SigmaNull():
-                return negate(Present(key))
-            case SigmaExists():
-                return Present(key) if value.exists else negate(Present(key))
-            case SigmaCompareExpression():
-                return _compare(key, value)
-            case SigmaCIDRExpression():
-                return Network(key, str(value.network))
-            case SigmaFieldReference():
-                relation = _RELATIONS[value.ends_with, value.starts_with]
-                return FieldMatch(key, relation, self._resolve(value.field))
-            case _:
-                raise _Unusable(f"values of type {type(value).__name__} can't be evaluated", name)
-
-
-def _text(name: str | None, key: str, value: SigmaString) -> Condition:
-    cased = isinstance(value, SigmaCasedString)
-    parts: list[str | Glob] = []
-    if key == ANYWHERE:
-        parts.append(Glob.MANY)
-    for part in value.s:
-        if isinstance(part, Placeholder):
-            raise _Unusable(f"unresolved placeholder %{part.name}%", name)
-        if isinstance(part, SpecialChars):
-            glob = Glob.MANY if part is SpecialChars.WILDCARD_MULTI else Glob.ONE
-            if glob is Glob.ONE or parts[-1:] != [Glob.MANY]:
-                parts.append(glob)
-        elif part:
-            text = part if cased else fold(part)
-            before = parts.pop() if parts and isinstance(parts[-1], str) else ""
-            parts.append(f"{before}{text}")
-    if key == ANYWHERE and parts[-1] is not Glob.MANY:
-        parts.append(Glob.MANY)
-    return text_condition(key, parts, cased)
-
-
-def text_condition(key: str, parts: list[str | Glob], cased: bool) -> Condition:
-    """The simplest predicate for a wildcard pattern: most need no wildcard at all."""
-    if parts == [Glob.MANY]:
-        return Present(key)
-    literals = [part for part in parts if isinstance(part, str)]
-    if Glob.ONE not in parts and len(literals) <= 1:
-        relation = _RELATIONS[parts[:1] == [Glob.MANY], parts[-1:] == [Glob.MANY]]
-        return Text(key, relation, literals[0] if literals else "", cased)
-    return Wildcard(key, tuple(parts), cased)
-
-
-def _regex(name: str | None, key: str, value: SigmaRegularExpression) -> Regex:
-    if not isinstance(value.regexp, SigmaString):
-        raise _Unusable("a regular expression must be text", name)
-    for part in value.regexp.s:
-        if isinstance(part, Placeholder):
-            raise _Unusable(f"unresolved placeholder %{part.name}%", name)
-    pattern = str(value.regexp)
-    flags = "".join(sorted(_FLAGS[flag] for flag in value.flags))
-    try:
-        compile_pattern(pattern, flags)
-    except BadPattern as error:
-        raise _Unusable(f"regular expression {pattern!r}: {error}", name) from error
-    return Regex(key, pattern, flags)
-
-
-def _compare(key: str, value: SigmaCompareExpression) -> Condition:
-    order, number = _ORDERS[value.op], value.number
-    condition: Condition = Number(key, order, number.number)
-    if isinstance(number, SigmaTimestampPart):
-        condition = TimePart(key, Unit[number.timestamp_part.name], order, number.number)
-    return negate(condition) if value.op is CompareOperators.NEQ else condition
-
-
-def _check_conditions(document: Map) -> None:
-    detection = document.get("detection")
+def _check_conditions(document: Map, section: str) -> None:
+    detection = document.get(section)
     conditions = detection.get("condition") if isinstance(detection, Map) else None
     for condition in conditions if isinstance(conditions, list) else [conditions]:
         if condition is not None and not isinstance(condition, str):
-            raise _Unusable(f"condition: text expected, not {type(condition).__name__}")
+            raise Unusable(f"condition: text expected, not {type(condition).__name__}")
         if condition is not None and len(condition) > MAX_CONDITION:
-            raise _Unusable(f"condition longer than {MAX_CONDITION} characters")
-
-
-def _check_nesting(condition: Condition) -> None:
-    if condition == FALSE:
-        raise _Unusable("the condition can never be true")
-    level = [condition]
-    for _ in range(MAX_NESTING):
-        level = [child for node in level for child in _children(node)]
-        if not level:
-            return
-    raise _Unusable(f"the condition is nested deeper than {MAX_NESTING}")
-
-
-def _children(node: Condition) -> tuple[Condition, ...]:
-    return getattr(node, "items", None) or ((node.item,) if hasattr(node, "item") else ())
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
-
-
-def _broken_line(document: Map) -> int:
-    """Line of the detection item that pySigma rejects when it gets that item alone."""
-    detection = document.get("detection")
-    if not isinstance(detection, Map):
-        return document.lines.get("detection", document.line)
-    for name, definition in detection.items():
-        if name == "condition":
-            continue
-        for line, build in _pieces(definition, detection.lines[name]):
-            try:
-                build()
-            except Exception:  # noqa: BLE001  whatever it raises is the error that is being looked for
-                return line
-    return detection.lines.get("condition", document.lines["detection"])
-
-
-def _pieces(definition: Any, line: int) -> Iterator[tuple[int, Callable[[], object]]]:
-    """(line, constructor) of each part of a detection, smallest parts first."""
-    if isinstance(definition, Items):
-        for item, at in zip(definition, definition.lines, strict=True):
-            if isinstance(item, (Map, Items)):
-                yield from _pieces(item, at)
-    elif isinstance(definition, Map):
-        for key, value in definition.items():
-            yield definition.lines[key], partial(SigmaDetectionItem.from_mapping, key, value)
-    yield line, partial(SigmaDetection.from_definition, definition)
-
-
-def _field_line(document: Map, error: Exception) -> int:
-    """Line of the first detection item that names the field which the error is about."""
-    name = getattr(error, "field", None)
-    if name is None:
-        words = str(error).split()
-        name = words[2] if isinstance(error, fields.UnknownField) and len(words) > 2 else None
-    if name is None:
-        return document.lines.get("detection", document.line)
-    return next(_lines_of(document.get("detection"), name), document.line)
-
-
-def _lines_of(node: object, name: str) -> Iterator[int]:
-    if isinstance(node, Map):
-        for key, value in node.items():
-            if key.split("|")[0] == name:
-                yield node.lines[key]
-            yield from _lines_of(value, name)
-    elif isinstance(node, Items):
-        for item in node:
-            yield from _lines_of(item, name)
-
-
-def logsource_of(document: Mapping[str, Any]) -> str:
-    """``category`` of a rule document's log source, or nothing."""
-    source = document.get("logsource")
-    category = source.get("category") if isinstance(source, Mapping) else None
-    return category if isinstance(category, str) else ""
+            raise Unusable(f"condition longer than {MAX_CONDITION} characters")

@@ -69,15 +69,23 @@ def scalars(value: object) -> tuple[Scalar, ...]:
 
 
 def find(document: Mapping[str, Any], field: str) -> object:
-    """What stands at a dotted key of nested mappings, or None; for ``*`` all values."""
+    """What stands at a dotted key of nested mappings, or None; for ``*`` all values.
+
+    A number as the last part of the key is an item of a list: ``process.args.0``.
+    """
     if field == ANYWHERE:
         return leaves(document)
     node: object = document
     for part in field.split("."):
         if not isinstance(node, Mapping):
-            return None
+            return item(node, int(part)) if part.isdecimal() and field.endswith(f".{part}") else None
         node = node.get(part)
     return node
+
+
+def item(value: object, index: int) -> object:
+    """The item of a list, or None where it isn't one or is too short."""
+    return value[index] if isinstance(value, (list, tuple)) and index < len(value) else None
 
 
 def leaves(document: Mapping[str, Any]) -> list[Scalar]:

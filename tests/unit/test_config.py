@@ -37,7 +37,10 @@ def test_file_that_says_nothing_is_the_default(text):
 def test_every_key_can_be_set():
     """Each key, given a legal value that is not its default, arrives where it belongs."""
     text = """
-rules: {paths: [/srv/rules, default]}
+rules:
+  paths: [/srv/rules, default]
+  placeholders: {admins: [ann, bob]}
+  pipelines: [/srv/pipeline.yml]
 output: {spec: /var/log/sensor.jsonl}
 events: all
 metrics: {listen: '[::1]:9'}
@@ -59,6 +62,7 @@ limits: {ring_kib: 64, process_ring_kib: 32, kernel_memory_mib: 4, processes: 20
     assert got["hooks"] == {"network_connect": "kprobe", "mount": "off"}
     assert got["limits"]["ring_kib"] == 64
     assert got["watch"]["paths"] == ["/srv/*/secret"]
+    assert loads(text).rules.placeholders == {"admins": ("ann", "bob")}
 
 
 @pytest.mark.parametrize(("text", "line", "words"), [

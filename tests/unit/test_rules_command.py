@@ -55,7 +55,9 @@ def test_check_as_json(capsys, folder):
     status, out, _ = run(capsys, "check", "--json", folder)
     assert status == 2
     assert json.loads(out) == {
-        "loaded": 1,
+        "loaded": 1, "correlations": 0, "filters": 0,
+        "reasons": {"unknown field Imag (did you mean Image?)": 1,
+                    "events of product windows don't come from Linux": 1},
         "refused": [{"path": f"{folder}/bad.yml", "line": 4, "rule": "Typo",
                      "reason": "unknown field Imag (did you mean Image?)"}],
         "unsupported": [{"path": f"{folder}/other.yml", "rule": "Other", "logsource": "product=windows",
