@@ -94,6 +94,24 @@ class Reader:
             except _Unreadable:
                 return
 
+    @property
+    def kind(self) -> str:
+        """One of INPUTS."""
+        return self._kind
+
+    @property
+    def line_bytes(self) -> int:
+        """The longest line, or row of Parquet, that is read."""
+        return self._limits.line_bytes
+
+    def advance(self, size: int) -> None:
+        """Bytes of the recording were used up."""
+        self._progress(size)
+
+    def note(self, path: str, sentence: str) -> None:
+        """Say something about a recording to a person."""
+        self.notes.append(f"{path}: {sentence}")
+
     def skip(self, reason: str, count: int = 1) -> None:
         """Count something as skipped."""
         self.skipped[reason] = self.skipped.get(reason, 0) + count
@@ -190,7 +208,7 @@ class Reader:
                     self._previous = document
                     yield document
                     continue
-            yield from self._accept(document)
+            yield from self.accept(document)
 
     def _count_unparsable(self, line: bytes, ended: bool, error: orjson.JSONDecodeError) -> None:
         if not line.strip():
@@ -203,7 +221,7 @@ class Reader:
 
     # -- documents -----------------------------------------------------------------------------------
 
-    def _accept(self, document: Any) -> Iterator[Document]:
+    def accept(self, document: Any) -> Iterator[Document]:
         """The document in our shape, or nothing where it was counted as skipped."""
         if depth(document) > DEPTH_LIMIT or not isinstance(document, dict):
             self.skip("type" if depth(document) <= DEPTH_LIMIT else "too_deep")
@@ -270,13 +288,13 @@ class Reader:
             raise UsageError("Parquet can't be read from a pipe: name the file")
         try:
             for document in parquet.read(path, self._limits.line_bytes, self._progress, self.skip):
-                yield from self._accept(document)
+                yield from self.accept(document)
         except parquet.Damaged as error:
             self.skip("parquet")
             self._note(f"reading stopped: {error}")
 
     def _note(self, sentence: str) -> None:
-        self.notes.append(f"{self._name}: {sentence}")
+        self.note(self._name, sentence)
 
 
 class _Unreadable(Exception):

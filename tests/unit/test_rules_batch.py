@@ -111,8 +111,8 @@ def test_memories_are_bounded_and_no_answer_is_wrong(monkeypatch):
     rules = [made(number, any_of(all_of(Text("process.command_line", Relation.CONTAINS, word),
                                         Regex("process.executable", f"{word}$")),
                                  negate(Regex("user.name", word)))) for number, word in enumerate(words)]
-    table = [{"event.action": EXEC, "process.command_line": " ".join(words[number % 5:]), "user.name": words[number % 8],
-              "process.executable": f"/{words[number % 7]}"} for number in range(200)]
+    table = [{"event.action": EXEC, "process.command_line": " ".join(words[number % 5:]),
+              "user.name": words[number % 8], "process.executable": f"/{words[number % 7]}"} for number in range(200)]
     matcher = BatchMatcher(rules)
     found = matcher.match(arrays(table, folded=False))
     for number, row in enumerate(table):

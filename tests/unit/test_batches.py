@@ -1,0 +1,174 @@
+"""Replay by columns sees what replay by documents sees: events, skips, and pairs of event and rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sensor import batches, parquet, resources
+from sensor.reading import Limits, Reader
+from sensor.record import open_recorder
+from sensor.rules import content
+from sensor.rules.condition import ANYWHERE, Present, Regex, Relation, Text, negate
+from sensor.rules.matcher import Matcher
+from tests.conftest import ROOT
+from tests.unit.output_samples import CONNECT, event
+from tests.unit.rules_helpers import made
+
+pa = pytest.importorskip("pyarrow")
+from pyarrow import parquet as pq  # noqa: E402
+
+RECORDINGS = [ROOT / "docs/examples/intrusion.jsonl.zst", *sorted((ROOT / "tests/recordings").glob("*.jsonl.zst"))]
+RULES = [made(0, Text("process.command_line", Relation.CONTAINS, "a"), events=("process-exec",)),
+         made(1, negate(Present("user.name")), events=("process-exec", "network-connect")),
+         made(2, Regex(ANYWHERE, "e.*e"), events=("process-exec", "network-connect")),
+         made(3, Text("process.args.1", Relation.EQUALS, "-c"), events=("process-exec",))]
+
+
+def convert(path: Path, documents: list[dict[str, Any]]) -> str:
+    recorder = open_recorder(path)
+    for document in documents:
+        recorder.write(document)
+    recorder.close()
+    return str(path)
+
+
+def by_documents(path: str, rules, limits: Limits | None = None):
+    reader, matcher, events, found = Reader("auto", limits), Matcher(rules), 0, []
+    for document in reader.documents(path):
+        events += 1
+        matched = matcher.match(document)
+        if matched:
+            found.append((document, tuple(matched)))
+    return events, found, reader.skipped
+
+
+def by_columns(path: str, rules, limits: Limits | None = None, workers: int = 1):
+    reader, events, found = Reader("auto", limits), 0, []
+    chunks = batches.chunks(path, reader, rules, workers)
+    assert chunks is not None
+    for chunk in chunks:
+        events += chunk.events
+        found += [(document, tuple(rules[number] for number in numbers)) for document, numbers in chunk.hits]
+    return events, found, reader.skipped
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.name)
+def test_shipped_recordings_give_the_pairs_of_the_stream(tmp_path, recording):
+    """With the default rules, in the same order, from the same number of events."""
+    rules = content.load(content.discover([str(resources.rules_dir())])).rules
+    documents = list(Reader().documents(str(recording)))
+    path = convert(tmp_path / "r.parquet", documents)
+    wanted = by_documents(path, rules)
+    assert wanted[1]
+    assert by_columns(path, rules) == wanted
+
+
+def odd_documents() -> list[dict[str, Any]]:
+    """Events with what columns can't hold, among ordinary ones, and rows that are no events."""
+    found = [event(number) for number in range(60)]
+    found[3]["process"]["args"] = ["sh", "-c", "\udcff\\"]
+    found[4]["process"]["command_line"] = "a\udc80"
+    found[5]["user"] = {"name": ""}
+    found[6]["labels"] = {"team": ["needle e-e"]}
+    found[7]["event"] = {"action": "dance"}
+    found[8]["event"] = {"id": "x"}
+    found[11]["event"]["action"] = "dance"  # still the start of a process, by category and type
+    found[9]["process"]["pid"] = "12"
+    found[10]["process"]["command_line"] = "a" * (1 << 20)
+    return [*found, CONNECT]
+
+
+def test_odd_rows_give_the_pairs_of_the_stream(tmp_path):
+    """Escaped bytes, foreign keys, other types, unknown actions: the same events, pairs and counts."""
+    path = convert(tmp_path / "r.parquet", odd_documents())
+    wanted = by_documents(path, RULES)
+    assert wanted[2] == {"unknown_event": 2}
+    assert by_columns(path, RULES) == wanted
+
+
+def test_rows_that_are_too_long_are_skipped_alike(tmp_path):
+    """Whether a row group is short enough to be believed or each row has to be measured."""
+    path = convert(tmp_path / "r.parquet", odd_documents())
+    limits = Limits(line_bytes=1 << 19)
+    wanted = by_documents(path, RULES, limits)
+    assert wanted[2]["too_long"] == 1
+    assert by_columns(path, RULES, limits) == wanted
+
+
+def small_groups(path: Path, documents: list[dict[str, Any]], monkeypatch) -> str:
+    monkeypatch.setattr(parquet, "_GROUP_ROWS", 16)
+    return convert(path, documents)
+
+
+def test_several_processes_give_the_same_in_order(tmp_path, monkeypatch):
+    """Row groups are dealt out, and their chunks come in the order of the file."""
+    path = small_groups(tmp_path / "r.parquet", odd_documents() * 2, monkeypatch)
+    assert pq.ParquetFile(path).metadata.num_row_groups > 4
+    assert by_columns(path, RULES, workers=3) == by_documents(path, RULES)
+
+
+def test_batches_of_hits_and_without_are_paired_with_their_documents(tmp_path, monkeypatch):
+    """The second reader, of all columns, starts late and skips batches, and stays in step."""
+    documents = [event(number) for number in range(100)]
+    for number in (37, 38, 90):
+        documents[number]["process"]["command_line"] = f"needle {number}"
+    path = convert(tmp_path / "r.parquet", documents)
+    monkeypatch.setattr(parquet, "BATCH_ROWS", 8)
+    rules = [made(0, Text("process.command_line", Relation.PREFIX, "needle"))]
+    _, found, _ = by_columns(path, rules)
+    assert [document for document, _ in found] == [documents[number] for number in (37, 38, 90)]
+
+
+@pytest.mark.parametrize("table", [
+    {"event.action": ["process-exec"], "n": [1]},
+    {"event.action": ["process-exec"], "event.kind": ["alert"]},
+    {"event.action": [1]},
+    {"process.pid": [1]},
+])
+def test_files_that_need_documents_are_left_to_them(tmp_path, table):
+    """Foreign columns, alerts that repeat events, no action."""
+    path = tmp_path / "r.parquet"
+    pq.write_table(pa.table(table), path)
+    assert batches.chunks(str(path), Reader(), RULES) is None
+
+
+def test_what_is_no_parquet_is_left_to_others(tmp_path):
+    """JSON lines, nothing, damage, a directory; and input that is to be normalised."""
+    path = tmp_path / "r"
+    for data in (b"{}\n", b"", b"PAR1", b"PAR1" + b"\xff" * 500 + b"PAR1"):
+        path.write_bytes(data)
+        assert batches.chunks(str(path), Reader(), RULES) is None
+    assert batches.chunks(str(tmp_path), Reader(), RULES) is None
+    good = convert(tmp_path / "r.parquet", [event()])
+    assert batches.chunks(good, Reader("ecs"), RULES) is None
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_damage_ends_the_recording_and_is_counted(tmp_path, monkeypatch, workers):
+    """What lies before it is used, in one process and in several."""
+    path = small_groups(tmp_path / "r.parquet", [event(number) for number in range(160)], monkeypatch)
+    group = pq.ParquetFile(path).metadata.row_group(5)
+    column = next(found for each in range(group.num_columns)
+                  if (found := group.column(each)).path_in_schema == "process.command_line")
+    data = bytearray(Path(path).read_bytes())
+    start = column.dictionary_page_offset
+    data[start:start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    Path(path).write_bytes(data)
+    events, _, skipped = by_columns(path, RULES, workers=workers)
+    assert events == 80
+    assert skipped == {"parquet": 1}
+
+
+def test_values_that_are_no_utf8_are_damage(tmp_path):
+    """A file of others may hold anything in its texts."""
+    raw = pa.array([b"process-exec", b"process-exec"])
+    line = pa.array([b"fine", b"\xff\xfe"])
+    table = pa.Table.from_arrays([raw, line], names=["event.action", "process.command_line"])
+    path = tmp_path / "r.parquet"
+    cast = pa.schema([("event.action", pa.string()), ("process.command_line", pa.string())])
+    pq.write_table(table.cast(cast, safe=False), path)
+    assert by_columns(str(path), RULES)[2] == {"parquet": 1}
+    assert by_documents(str(path), RULES)[2] == {"parquet": 1}
