@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from sensor.errors import UsageError
 from sensor.rules.model import Correlation, Options, Refused, Rule, RuleSet, Source, Unsupported
-from sensor.rules.yamlsafe import Map, YamlError, documents
+from sensor.rules.yamlsafe import Items, Map, YamlError, documents
 
 if TYPE_CHECKING:
     from sensor.rules.correlation_read import Draft
+    from sensor.rules.falco.frontend import Falco
     from sensor.rules.sigma import Filter, Reading
 
 SUFFIXES = (".yml", ".yaml")
@@ -75,6 +76,7 @@ def load(sources: Sequence[Source], limits: Limits = Limits(), options: Options 
     loading = _Loading(limits, sigma.Reading(options=options, transform=transform))
     for source in sources:
         loading.add(source)
+    loading.compile_falco()
     return loading.finish()
 
 
@@ -97,6 +99,7 @@ class _Loading:
         self.refused: list[Refused] = []
         self.unsupported: list[Unsupported] = []
         self.places: dict[str, str] = {}
+        self.falco: Falco | None = None  # items of Falco's files, which are compiled when all are there
         self.foreign: dict[str, str] = {}  # id or name of an unsupported rule -> why it is
 
     def add(self, source: Source) -> None:
@@ -105,7 +108,7 @@ class _Loading:
             empty = True
             for document in documents(text):
                 empty = empty and document is None
-                if document is not None:
+                if document is not None and not self.is_falco(document, source.display):
                     self.take(document, source.display)
             if empty:
                 self.refused.append(Refused(source.display, 1, "", "the file holds no rule"))
@@ -113,6 +116,33 @@ class _Loading:
             self.refused.append(Refused(source.display, None, "", str(error)))
         except YamlError as error:
             self.refused.append(Refused(source.display, error.line, "", error.reason))
+
+    def is_falco(self, document: object, path: str) -> bool:
+        """Keep a document of Falco's items for later, and say whether it was one."""
+        if not isinstance(document, Items):
+            return False
+        from sensor.rules.falco import frontend
+
+        if not frontend.is_falco(document):
+            return False
+        if self.falco is None:
+            self.falco = frontend.Falco()
+        self.falco.add(document, path)
+        return True
+
+    def compile_falco(self) -> None:
+        """Falco's rules, now that all files have been read that may change them."""
+        for result in self.falco.compile() if self.falco is not None else ():
+            if isinstance(result, Refused):
+                self.refused.append(result)
+            elif isinstance(result, Unsupported):
+                self.unsupported.append(result)
+            elif len(self.rules) >= self.limits.rules:
+                self.refused.append(Refused(result.path, result.line, result.name,
+                                            f"more than {self.limits.rules} rules"))
+            else:
+                self.places[result.id] = f"{result.path}:{result.line}"
+                self.rules.append(result)
 
     def take(self, document: object, path: str) -> None:
         """One YAML document: a rule, a correlation or a filter."""
