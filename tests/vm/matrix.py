@@ -72,7 +72,7 @@ TESTS = (
     GuestTest("reduced-lockdown", "python3 -B reduced.py lockdown", "Where probes may not read, it is passive too.",
               seconds=400, mode="systemd", kernels=OLDEST_AND_NEWEST, append="lockdown=confidentiality"),
     GuestTest("service", "python3 -B -m service", "Installed by make, run, hurt, upgraded and removed under systemd.",
-              seconds=2400, mode="systemd", kernels=OLDEST_AND_NEWEST),
+              seconds=1200, mode="systemd", kernels=OLDEST_AND_NEWEST),
     GuestTest("fault-crash", "echo c > /proc/sysrq-trigger", "A panic is seen.", expect="Kernel panic"),
     GuestTest("fault-offset", "sh offset.sh", "A probe that reads at a wrong offset is seen.", seconds=600,
               kernels=NEWEST, expect="status 1"),

@@ -135,7 +135,7 @@ def reload(ctx: Context) -> None:
     ctx.checks.that("`systemctl reload sensor` reads a new rule", _reload(ctx, f"{count + 1:.0f} rules loaded"),
                     f"{count + 1:.0f} rules loaded", ctx.journal.messages()[-300:])
     ctx.checks.that("the new rule alerts", ctx.journal.alert(OWN, _own()), "an alert")
-    for name, text in (("a file that is no YAML", "title: x\n  - [\n"),
+    for name, text in (("a file that is no YAML", "title: [\n"),
                        ("a rule without a condition", RULE.replace("condition: selection", ""))):
         rule.write_text(text)
         refused = _reload(ctx, "reload refused")
