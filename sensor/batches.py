@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+from sensor.alerts import alert
 from sensor.ecs_input import ACTIONS
 from sensor.outputs.ecs_json import Document
 from sensor.reading import Limits, Reader
@@ -77,6 +78,16 @@ def chunks(path: str, reader: Reader, rules: Sequence[Rule], workers: int | None
         workers = min(len(os.sched_getaffinity(0)), _MOST_WORKERS, groups // _GROUPS_PER_WORKER)
     job = _Job(path, reader.kind, reader.line_bytes, tuple(rules))
     return _accounted(_parallel(job, groups, workers) if workers > 1 else _run(job, range(groups)), path, reader)
+
+
+def alerts(path: str, reader: Reader, rules: Sequence[Rule],
+           ) -> Iterator[tuple[int, list[tuple[Document, list[Document]]]]] | None:
+    """The same as numbers of events with the alerts of those that raise some: what ``replay`` asks for."""
+    found = chunks(path, reader, rules)
+    return None if found is None else ((chunk.events, [
+        (document, made) for document, numbers in chunk.hits
+        if (made := [alert(document, rules[number]) for number in numbers if not rules[number].silent])
+    ]) for chunk in found)
 
 
 def _accounted(found: Iterator[Chunk], path: str, reader: Reader) -> Iterator[Chunk]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,6 +14,8 @@ from sensor.reading import Reader
 from sensor.shape import DEPTH_LIMIT, Document, depth
 
 Feed = Callable[[Document], Sequence[Document]]
+#: From a path to pieces of the recording: a number of events, and those of them that raise alerts.
+Columns = Callable[[str], "Iterator[tuple[int, Sequence[tuple[Document, Sequence[Document]]]]] | None"]
 
 
 class Sink(Protocol):
@@ -45,7 +47,8 @@ class Result:
 
 
 def replay(paths: Iterable[str], reader: Reader, feed: Feed, sinks: Sequence[Sink],
-           keep_ids: bool = False, finish: Callable[[], Sequence[Document]] = tuple) -> Result:
+           keep_ids: bool = False, finish: Callable[[], Sequence[Document]] = tuple,
+           columns: Columns | None = None) -> Result:
     """Feed recordings to the engine, one after another, and alerts to *sinks*.
 
     Args:
@@ -55,24 +58,36 @@ def replay(paths: Iterable[str], reader: Reader, feed: Feed, sinks: Sequence[Sin
         sinks: Get every alert, in order.
         keep_ids: Keep every alert's event id for :func:`compare`.
         finish: Pipeline.finish: the alerts that are due when the last recording has ended.
+        columns: Takes a path and gives (events, their alerts by document), or None for a recording that has to
+            be read as documents: batches.alerts, for rules that need no other event.
 
     Raises:
         UsageError: A recording can't be opened.
     """
     result = Result()
     events = 0
+
+    def told(document: Document, alerts: Sequence[Document]) -> bool:
+        # Only now, because it costs as much as parsing: no output takes more.
+        if depth(document) > DEPTH_LIMIT:
+            reader.skip("too_deep")
+            return False
+        _hand_on(alerts, result, sinks, keep_ids)
+        return True
+
     try:
         for path in paths:
-            for document in reader.documents(path):
-                events += 1
-                alerts = feed(document)
-                if alerts:
-                    # Only now, because it costs as much as parsing: no output takes more.
-                    if depth(document) > DEPTH_LIMIT:
-                        reader.skip("too_deep")
+            batches = columns(path) if columns else None
+            if batches is None:
+                for document in reader.documents(path):
+                    events += 1
+                    alerts = feed(document)
+                    if alerts and not told(document, alerts):
                         events -= 1
-                        continue
-                    _hand_on(alerts, result, sinks, keep_ids)
+            else:
+                for count, found in batches:
+                    events += count
+                    events -= sum(not told(document, alerts) for document, alerts in found)
         _hand_on(finish(), result, sinks, keep_ids)
     finally:
         result.events = events  # also for a reader of ours that went away

@@ -16,11 +16,12 @@ from sensor.errors import SensorError, UsageError
 from sensor.outputs import STDOUT, TABLE, Output, open_output
 from sensor.outputs.terminal import terminal_safe
 from sensor.reading import INPUTS, STDIN, Reader
-from sensor.replay import Result, Sink, compare, load_expected, replay, summary_line, summary_text
+from sensor.replay import Columns, Result, Sink, compare, load_expected, replay, summary_line, summary_text
 from sensor.shape import Document
 
 if TYPE_CHECKING:
     from sensor.pipeline import Pipeline
+    from sensor.rules.model import RuleSet
 
 FORMATS = ("jsonl", "table", "summary")
 _CHECK_FAILED = 1
@@ -60,12 +61,13 @@ def command(recordings: tuple[str, ...], rules: tuple[str, ...], config: str | N
     output = _output(form)
     shown = _Shown(output, needed=expected is None and page is None) if output else None
     sinks: list[Sink] = [sink for sink in (shown, page) if sink is not None]
-    engine = _engine(rules, config)
+    ruleset = load_rules(rules, config)
+    engine = _engine(ruleset)
     started = time.perf_counter()
     with _progress(recordings, form, shown) as progress:
         reader = Reader(kind, progress=progress)
         result = replay(recordings, reader, engine.feed_document, sinks, keep_ids=expected is not None,
-                        finish=engine.finish)
+                        finish=engine.finish, columns=_columns(ruleset, reader, engine))
         if shown:
             shown.flush()
     if page:
@@ -127,13 +129,21 @@ class _Page:
             raise SensorError(f"can't write {self._path}: {error.strerror}") from error
 
 
-def _engine(rules: tuple[str, ...], config: str | None) -> Pipeline:
-    ruleset = load_rules(rules, config)
+def _engine(ruleset: RuleSet) -> Pipeline:
     from sensor.pipeline import Pipeline
     from sensor.rules.correlation import correlator_of
     from sensor.rules.matcher import Matcher
 
     return Pipeline(Matcher(ruleset.rules), correlator=correlator_of(ruleset))
+
+
+def _columns(ruleset: RuleSet, reader: Reader, engine: Pipeline) -> Columns | None:
+    """Parquet by columns, where no rule needs more than one event."""
+    if engine.correlator is not None:
+        return None
+    from sensor.batches import alerts
+
+    return lambda path: alerts(path, reader, ruleset.rules)
 
 
 def _output(form: str) -> Output | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sensor import batches, parquet, resources
+from sensor.cli import call
 from sensor.reading import Limits, Reader
 from sensor.record import open_recorder
 from sensor.rules import content
@@ -172,3 +174,21 @@ def test_values_that_are_no_utf8_are_damage(tmp_path):
     pq.write_table(table.cast(cast, safe=False), path)
     assert by_columns(str(path), RULES)[2] == {"parquet": 1}
     assert by_documents(str(path), RULES)[2] == {"parquet": 1}
+
+
+@pytest.mark.parametrize("extra", [(), ("--rules", "rules")])
+def test_replay_of_parquet_ends_as_that_of_lines(tmp_path, extra, capfd):
+    """The command's output and summary, but for the time it took, are the same for both formats."""
+    lines = str(RECORDINGS[0])
+    path = convert(tmp_path / "r.parquet", list(Reader().documents(lines)))
+
+    def replayed(recording: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        assert call(["replay", recording, "--format", "jsonl", *extra]) == 0
+        out, err = capfd.readouterr()
+        summary = json.loads(err.splitlines()[-1])
+        return [json.loads(line) for line in out.splitlines()], {
+            key: value for key, value in summary.items() if "second" not in key}
+
+    monitored = replayed(lines)
+    assert monitored[0]
+    assert replayed(path) == monitored
