@@ -56,7 +56,7 @@ def test_reload_takes_new_rules_though_another_was_broken_before(engine: Engine,
     assert engine._facts.reload_ok
 
 
-@pytest.mark.parametrize("text", ["title: x\n  - [\n", RULE.format(name="first", number=1, condition="nowhere")])
+@pytest.mark.parametrize("text", ["title: [\n", RULE.format(name="first", number=1, condition="nowhere")])
 def test_reload_with_a_rule_that_has_broken_keeps_the_old_set(
         engine: Engine, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A typing mistake costs no detection: the rule goes on as it was, and the place is said."""
