@@ -215,7 +215,10 @@ class Engine:
             self._summary()
 
     def _message(self) -> None:
-        data, fds, _, _ = socket.recv_fds(self._channel, SOCKET_BYTES, 8)
+        try:
+            data, fds, _, _ = socket.recv_fds(self._channel, SOCKET_BYTES, 8)
+        except ConnectionResetError:  # it was killed before it had read our last beat
+            data, fds = b"", []
         if not data:
             raise SensorError("the supervisor is gone")
         message = json.loads(data)

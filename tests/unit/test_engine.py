@@ -11,6 +11,7 @@ import pytest
 
 from sensor.arguments import Arguments
 from sensor.engine import Engine, _Opened
+from sensor.errors import SensorError
 from sensor.live import Outputs
 from sensor.rulefiles import RuleFiles
 from sensor.rules.content import discover, load
@@ -36,9 +37,11 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     write(tmp_path, 1, "first")
     write(tmp_path, 2, "always_broken", "nowhere")
     files = RuleFiles.open([str(tmp_path)])
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        yield Engine(ours, Arguments(metrics="off"), _Opened([], files, None, Outputs(), "boot"))
+        made = Engine(ours, Arguments(metrics="off"), _Opened([], files, None, Outputs(), "boot"))
+        made.theirs = theirs  # type: ignore[attr-defined]
+        yield made
     for root in (files.default, *files.named):
         os.close(root.fd)
 
@@ -96,3 +99,13 @@ def test_a_rule_directory_that_cannot_be_read_is_refused_by_name(tmp_path: Path,
     monkeypatch.setattr(os, "scandir", scandir)
     [refused] = load(discover([str(tmp_path)])).refused
     assert refused.path == str(closed)
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_a_supervisor_that_is_killed_ends_the_engine_with_one_sentence(engine: Engine, unread: bool) -> None:
+    """What it had not read makes of the end of the channel a reset; that is no reason for a traceback."""
+    if unread:
+        engine._second()
+    engine.theirs.close()  # type: ignore[attr-defined]
+    with pytest.raises(SensorError, match="the supervisor is gone"):
+        engine._message()
