@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,7 +128,7 @@ def in_order(programs: str) -> Find:
     def find(kept: list[Event], event: Event, span: int) -> Window | None:
         near = [each for each in kept if abs(each.at - event.at) <= span]
         chains = [chain for chain in product(*([each for each in near if each.program == one] for one in programs))
-                  if all(before.at < after.at for before, after in zip(chain, chain[1:], strict=False))
+                  if all(before.at < after.at for before, after in pairwise(chain))
                   and chain[-1].at - chain[0].at <= span]
         if not chains:
             return None

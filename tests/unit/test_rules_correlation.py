@@ -190,8 +190,8 @@ def test_reload_keeps_state_of_unchanged_correlations_alone(tmp_path: Path):
     assert goes_on(loaded(tmp_path, KINDS["count"].replace("level: high", "level: low")))
     assert not goes_on(loaded(tmp_path, text("event_count", "{gte: 03}", ABC, timespan="11s")))
     assert not goes_on(loaded(tmp_path, KINDS["count"].replace("-9000-", "-9001-")))
-    (tmp_path / "filter.yml").write_text(
-        "title: F\nlogsource: {category: process_creation}\nfilter: {rules: [prog_a], s: {User: root}, condition: not s}")
+    (tmp_path / "filter.yml").write_text("title: F\nlogsource: {category: process_creation}\n"
+                                         "filter: {rules: [prog_a], s: {User: root}, condition: not s}")
     assert not goes_on(loaded(tmp_path, KINDS["count"]))
 
 
@@ -253,6 +253,13 @@ def test_repetition_pushes_nothing_out(sets):
     assert under_test.entries <= 4
     assert len(feed(under_test, rules.rules, [Event(33, "third", value="3")])) == 1
     assert under_test.counters.evicted == {"groups": 0, "events": 0, "bytes": 0}
+
+
+def test_repeated_value_is_kept_where_a_late_event_can_need_it(sets):
+    """The middle one of three that are further apart than a timespan is in a window without the others."""
+    rules = sets["values"]
+    events = [Event(at, f"e{at}", value=value) for at, value in ((30, "v"), (36, "v"), (41, "v"), (40, "w"), (31, "u"))]
+    assert len(feed(correlator(rules), rules.rules, events)) == 1
 
 
 def test_groups_whose_time_is_over_leave_without_being_counted(sets):
