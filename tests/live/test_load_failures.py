@@ -107,10 +107,10 @@ INJECTED = {
     Fault("loader", "bpf", 3, errno.EPERM): ("Operation not permitted", 3),
     Fault("loader", "sendmsg", 1, errno.ENOMEM): ("Cannot allocate memory", 3),
     Fault("loader", "bpf", 10, -signal.SIGKILL): ("the loader ended before it was done", 3),
-    Fault("process", "bpf", 12, -signal.SIGKILL): ("the compiler ended by signal 9", 3),
-    Fault("file", "bpf", 12, -signal.SIGKILL): ("the compiler ended by signal 9", None),
+    Fault("process", "bpf", 4, -signal.SIGKILL): ("the compiler ended by signal 9", 3),
+    Fault("file", "bpf", 4, -signal.SIGKILL): ("the compiler ended by signal 9", None),
     Fault("file", "sendmsg", 1, errno.ENOBUFS): ("No buffer space available", None),
-    Fault("syscall", "bpf", 12, errno.E2BIG): ("syscall", None),
+    Fault("syscall", "bpf", 4, errno.E2BIG): ("syscall", None),
     Fault("supervisor", "bpf", 3, errno.ENOMEM): ("the kernel does not tell about a program", 3),
 }
 
