@@ -6,6 +6,8 @@ from typing import Any
 
 from sensor.rules.correlation import Firing
 from sensor.rules.eventtime import text_of_ns
+from sensor.rules.falco import output
+from sensor.rules.falco.model import FalcoRule
 from sensor.rules.model import About
 
 Document = dict[str, Any]
@@ -30,6 +32,8 @@ def alert(document: Document, rule: About) -> Document:
         technique = _dict(threat.get("technique"))
         identifiers = _merged(technique.get("id"), rule.techniques)
         made["threat"] = {**threat, "technique": {**technique, "id": identifiers}}
+    if isinstance(rule, FalcoRule) and rule.output:
+        made["message"] = output.render(rule.output, document)
     if rule.tags:
         made["tags"] = _merged(document.get("tags"), rule.tags)
     return made

@@ -60,6 +60,8 @@ def check(paths: tuple[str, ...], config: str | None, as_json: bool) -> int:
         _dump({
             "loaded": rules.loaded, "correlations": len(rules.correlations), "filters": rules.filters,
             "reasons": _reasons(rules),
+            "partial": [{"path": rule.path, "line": rule.line, "rule": rule.name, "note": note}
+                        for rule, note in _notes(rules)],
             "refused": [{"path": each.path, "line": each.line, "rule": each.rule, "reason": each.reason}
                         for each in rules.refused],
             "unsupported": [{"path": each.path, "rule": each.rule, "logsource": each.logsource,
@@ -73,10 +75,16 @@ def check(paths: tuple[str, ...], config: str | None, as_json: bool) -> int:
             _say(f"among them {len(rules.correlations)} correlations; {rules.filters} filters applied")
         _say(*(f"refused: {each}" for each in rules.refused))
         _say(*(f"unsupported: {each}" for each in rules.unsupported))
+        _say(*(f"partial: {rule.path}:{rule.line}: {rule.name}: {note}" for rule, note in _notes(rules)))
         reasons = _reasons(rules)
         if len(rules.refused) + len(rules.unsupported) > len(reasons):
             _say(*(f"{count:5} x {reason}" for reason, count in reasons.items()))
     return _BROKEN if rules.refused else 0
+
+
+def _notes(rules: RuleSet) -> list[tuple[Rule, str]]:
+    """What parts of loaded rules our events don't carry."""
+    return [(rule, note) for rule in rules.rules for note in getattr(rule, "notes", ())]
 
 
 def _reasons(rules: RuleSet) -> dict[str, int]:
@@ -140,6 +148,36 @@ def list_rules(paths: tuple[str, ...], config: str | None, as_json: bool) -> int
     if left_out:
         click.echo(f"{left_out} more are refused or unsupported; see: sensor rules check", err=True)
     return 0
+
+
+@command.command("convert", epilog=example("sensor rules convert falco_rules.yaml > converted.yml"))
+@click.argument("paths", nargs=-1, required=True, metavar="FILE...")
+def convert_rules(paths: tuple[str, ...]) -> int:
+    """Write Falco's rules of FILE as Sigma, one YAML document for each event that a rule names.
+
+    Macros and lists of several files are taken together, in their order. Exit status 1 if a rule
+    can't be said in Sigma or is not carried by our events, 2 if one is refused; the reason is on stderr.
+    """
+    from sensor.rules.falco import tosigma
+    from sensor.rules.falco.model import FalcoRule
+
+    rules = _load(paths)
+    reasons = [f"refused: {each}" for each in rules.refused] + [f"unsupported: {each}" for each in rules.unsupported]
+    written = []
+    for rule in rules.rules:
+        try:
+            if isinstance(rule, FalcoRule):
+                written.append(tosigma.convert(rule))
+        except tosigma.CannotConvert as error:
+            reasons.append(f"not converted: {rule.path}:{rule.line}: {rule.name}: {error}")
+    if not written and not reasons:
+        raise UsageError("no rule of Falco's language in it")
+    for number, text in enumerate(written):
+        # The text goes to files: what could harm a terminal has been escaped by the YAML writer.
+        click.echo(("---\n" if number else "") + text, nl=False)
+    for reason in reasons:
+        click.echo(terminal_safe(reason), err=True)
+    return _BROKEN if rules.refused else _FAILED if reasons else 0
 
 
 @command.command("explain", epilog=example("sensor rules explain rules/persistence/cron_spool_write.yml",
@@ -208,8 +246,8 @@ def _describe(rule: Rule) -> None:
 
     facts = explain.facts(rule)
     _say(f"{rule.name}  ({rule.level}, {rule.id})", f"  {rule.path}:{rule.line}")
-    for key in ("description", "techniques", "categories", "events", "fields", "falsepositives"):
-        value = facts[key]
+    for key in ("description", "notes", "output", "techniques", "categories", "events", "fields", "falsepositives"):
+        value = facts.get(key)
         if value:
             _say(f"  {key}: {', '.join(value) if isinstance(value, list) else ' '.join(value.split())}")
     _say("  condition:", *(f"    {line}" for line in explain.lines(rule.condition)))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sensor.rules.condition import And, Condition, Not, Or, describe, fields
+from sensor.rules.falco.model import FalcoRule
 from sensor.rules.model import About, Correlation, Expression, Rule, Threshold
 from sensor.rules.reference import holds, routed
 
@@ -26,8 +27,11 @@ def _said(rule: About) -> dict[str, Any]:
 
 
 def _looked_at(rule: Rule) -> dict[str, Any]:
-    return {"categories": list(rule.categories), "events": list(rule.events), "fields": list(fields(rule.condition)),
-            **({"silent": True} if rule.silent else {})}
+    found: dict[str, Any] = {
+        "categories": list(rule.categories), "events": list(rule.events), "fields": list(fields(rule.condition))}
+    if isinstance(rule, FalcoRule):
+        found |= {"output": rule.output, "notes": list(rule.notes)}
+    return {**found, **({"silent": True} if rule.silent else {})}
 
 
 def _counted(rule: Correlation) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def test_check_as_json(capsys, folder):
         "loaded": 1, "correlations": 0, "filters": 0,
         "reasons": {"unknown field Imag (did you mean Image?)": 1,
                     "events of product windows don't come from Linux": 1},
+        "partial": [],
         "refused": [{"path": f"{folder}/bad.yml", "line": 4, "rule": "Typo",
                      "reason": "unknown field Imag (did you mean Image?)"}],
         "unsupported": [{"path": f"{folder}/other.yml", "rule": "Other", "logsource": "product=windows",

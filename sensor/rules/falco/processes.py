@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sensor.rules.condition import (
+    FALSE,
     Condition,
     Present,
     Regex,
@@ -92,19 +93,27 @@ class Name(View):
     def present(self) -> Bounds:
         return exactly(Present(self.key))
 
-    def one(self, operator: str, value: str, *, folded: bool) -> Bounds:
-        program = self._program(textual(operator), value, folded=folded or operator in ("icontains", "iglob"))
-        if program is None:
-            return NEVER
-        if not self.script:
-            return exactly(program)
-        script = Tail(self.script, cut=True).one(operator, value, folded=folded).sure
-        return exactly(any_of(all_of(program, negate(Present(self.script))), script))
+    def compare(self, operator: str, values: Sequence[str], *, folded: bool = False) -> Bounds:
+        if operator in ("in", "intersects"):
+            return self._some("=", values, folded=folded)
+        return View.compare(self, operator, values, folded=folded)
 
-    def _program(self, operator: str, value: str, *, folded: bool) -> Condition | None:
+    def one(self, operator: str, value: str, *, folded: bool) -> Bounds:
+        return self._some(textual(operator), [value], folded=folded or operator in ("icontains", "iglob"))
+
+    def _some(self, operator: str, values: Sequence[str], *, folded: bool) -> Bounds:
+        """Some of the values; what tells a script from a program is asked for once."""
+        programs = any_of(*(self._program(operator, value, folded=folded) for value in values))
+        if not self.script:
+            return exactly(programs)
+        script = Tail(self.script, cut=True)
+        scripts = any_of(*(script.one(operator, value, folded=folded).sure for value in values))
+        return exactly(any_of(all_of(programs, negate(Present(self.script))), scripts))
+
+    def _program(self, operator: str, value: str, *, folded: bool) -> Condition:
         expression = tail_piece(operator, value)
         if expression is None:
-            return None
+            return FALSE
         if operator == "startswith" or (operator == "=" and _size(value) == COMM):
             return patterns.text(self.key, "startswith", value, folded=folded)
         if operator in ("=", "glob", "iglob", "regex"):
