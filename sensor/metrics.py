@@ -141,6 +141,15 @@ class Snapshot:
                                  "rest is added up.", "rule severity")
     rules_loaded: Samples = _row("gauge", _RULES, "Rules by state: loaded, refused (broken), unsupported (for log "
                                  "sources that the sensor lacks).", "state")
+    correlation_groups: float | None = _row("gauge", _RULES, "Groups that correlations remember events of.")
+    correlation_events: float | None = _row("gauge", _RULES, "Events that correlations remember.")
+    correlation_bytes: float | None = _row("gauge", _RULES, "Memory of the two, roughly.")
+    correlation_evictions: Samples = _row("counter", _RULES, "What correlations forgot before its time for want of "
+                                          "room, by the bound that was reached. A correlation may miss something "
+                                          "then.", "bound", ("groups", "events", "bytes"))
+    correlation_dropped: Samples = _row("counter", _RULES, "Matches that correlations could not use: an event seen "
+                                        "before, later than the timespan, without a time, or without a value to "
+                                        "group by.", "reason", ("duplicate", "late", "undated", "ungrouped"))
     config_last_reload_successful: float | None = _row("gauge", _RULES, "1 if the last reload of rules succeeded.")
     config_last_reload_success_timestamp_seconds: float | None = _row(
         "gauge", _RULES, "When rules were last loaded, seconds since the epoch.")

@@ -115,6 +115,12 @@ def _state(snapshot: Snapshot, live: Live) -> None:
                                             "live": table.counters.evicted_live}
     if builder is not None:
         snapshot.enrichment_errors = dict(builder.counters.errors)
+    correlator = live.pipeline.correlator
+    if correlator is not None:
+        snapshot.correlation_groups, snapshot.correlation_events = len(correlator), correlator.entries
+        snapshot.correlation_bytes = correlator.bytes
+        snapshot.correlation_evictions = dict(correlator.counters.evicted)
+        snapshot.correlation_dropped = dict(correlator.counters.dropped)
     names = {"output": live.outputs.output, "recording": live.outputs.recorder}
     counts = {getattr(each, "name", name): each.counts for name, each in names.items() if each is not None}
     for name, value in output_samples(counts).items():

@@ -52,6 +52,7 @@ def full(rules: int = 40) -> Snapshot:
         probe_attached={f"p{n}": 1 for n in range(40)}, probe_attach_failures={("p0", "ENOENT"): 1},
         bpf_memory_bytes=9e6, rule_matches={(f"rule-{n}", "high"): 1 for n in range(rules)},
         rules_loaded={"loaded": rules}, config_last_reload_successful=1,
+        correlation_groups=1, correlation_events=2, correlation_bytes=3,
         config_last_reload_success_timestamp_seconds=1.0, process_table_entries=5, process_table_capacity=65536,
         process_table_evictions={"ended": 3}, process_lookups={"hit": 9}, mode={"full": 1}, engine_restarts=0,
         build={"version": "1", "commit": "c", "python": "3", "kernel": "6"},

@@ -258,7 +258,7 @@ def test_repetition_pushes_nothing_out(sets):
 def test_repeated_value_is_kept_where_a_late_event_can_need_it(sets):
     """The middle one of three that are further apart than a timespan is in a window without the others."""
     rules = sets["values"]
-    events = [Event(at, f"e{at}", value=value) for at, value in ((30, "v"), (36, "v"), (41, "v"), (40, "w"), (31, "u"))]
+    events = [Event(at, f"e{at}", value=value) for at, value in ((30, "v"), (36, "v"), (42, "v"), (41, "w"), (31, "u"))]
     assert len(feed(correlator(rules), rules.rules, events)) == 1
 
 
