@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--root", action="append", choices=images.ROOTS, metavar="SUITE", default=[],
                         help=f"suite of the root image: one of {', '.join(images.ROOTS)}; repeatable; default "
                              f"{images.ROOT_SUITE} with --kernel, else all that a test names")
+    parser.add_argument("--quick", action="store_true", help="leave out what takes a quarter of an hour")
     parser.add_argument("--list", action="store_true", help="list the tests and end")
     parser.add_argument("--keep", action="store_true", help="keep the tree that the guests were given")
     parser.add_argument("--write-coverage", action="store_true", help="write docs/coverage.md from this run")
@@ -39,7 +40,7 @@ def main() -> int:
               options.test or os.environ.get("TEST", "").split()]
     if unknown := {*chosen[0]} - {*kernels} | {*chosen[1]} - {*names}:
         parser.error(f"no such kernel or test: {' '.join(sorted(unknown))}")
-    jobs = matrix.plan(*chosen, options.root)
+    jobs = matrix.plan(*chosen, options.root, quick=options.quick)
     try:
         host.ensure_host_packages()
         done = matrix.run(jobs, options.jobs, keep=options.keep, overlays=options.overlay,

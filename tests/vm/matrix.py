@@ -45,6 +45,7 @@ class GuestTest:
     expect: str = ""
     also: tuple[tuple[str, str], ...] = ()  # (kernel, suite of the root image) besides the usual root
     append: str = ""  # more kernel arguments; a boot is shared only by tests that want the same
+    slow: bool = False  # a quarter of an hour where all is emulated: left out of a quick run
 
 
 TESTS = (
@@ -72,7 +73,7 @@ TESTS = (
     GuestTest("reduced-lockdown", "python3 -B reduced.py lockdown", "Where probes may not read, it is passive too.",
               seconds=400, mode="systemd", kernels=OLDEST_AND_NEWEST, append="lockdown=confidentiality"),
     GuestTest("service", "python3 -B -m service", "Installed by make, run, hurt, upgraded and removed under systemd.",
-              seconds=1200, mode="systemd", kernels=OLDEST_AND_NEWEST),
+              seconds=2400, mode="systemd", kernels=OLDEST_AND_NEWEST, slow=True),
     GuestTest("fault-crash", "echo c > /proc/sysrq-trigger", "A panic is seen.", expect="Kernel panic"),
     GuestTest("fault-offset", "sh offset.sh", "A probe that reads at a wrong offset is seen.", seconds=600,
               kernels=NEWEST, expect="status 1"),
@@ -118,12 +119,15 @@ def _places(test: GuestTest, kernels: Sequence[str], named: bool, roots: Sequenc
             yield place
 
 
-def plan(kernels: Sequence[str], names: Sequence[str], roots: Sequence[str] = ()) -> list[Job]:
-    """The boots for these kernels, tests and root suites (all when empty). Tests share a boot where they can."""
+def plan(kernels: Sequence[str], names: Sequence[str], roots: Sequence[str] = (), *, quick: bool = False) -> list[Job]:
+    """The boots for these kernels, tests and root suites (all when empty). Tests share a boot where they can.
+
+    *quick* leaves out slow tests that nobody named.
+    """
     shared: dict[tuple[str, str, str, str], list[GuestTest]] = defaultdict(list)
     alone = []
     for test in TESTS:
-        if names and test.name not in names:
+        if (names and test.name not in names) or (quick and test.slow and not names):
             continue
         # Asking for both a kernel and a test by name overrides the table.
         for label, root in _places(test, kernels, bool(names and kernels), roots):
