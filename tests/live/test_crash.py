@@ -106,6 +106,12 @@ def test_kill_of_the_supervisor_detaches_everything(own: Sensor, before: set[int
     assert no_stray_programs(before)
 
 
+@pytest.fixture
+def _cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No compiled probes are kept from an earlier run: the compiler is at work."""
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+
+
 def _loader(sensor: Sensor, pattern: str) -> int:
     """Pid of a descendant in the middle of loading, by what its memory or command line shows."""
 
@@ -124,6 +130,7 @@ def _loader(sensor: Sensor, pattern: str) -> int:
     return pid
 
 
+@pytest.mark.usefixtures("_cold")
 @pytest.mark.parametrize("victim", ["sensor.kernel.loader", "libbcc"])
 def test_kill_of_the_loader_leaves_nothing_and_is_said(own: Sensor, before: set[int], victim: str) -> None:
     """The loader or its compiler killed: the supervisor names what failed, and no program stays."""
@@ -146,6 +153,7 @@ def test_kill_of_the_loader_leaves_nothing_and_is_said(own: Sensor, before: set[
     assert no_stray_programs(before)
 
 
+@pytest.mark.usefixtures("_cold")
 def test_kill_of_the_supervisor_while_loading_leaves_no_loader(own: Sensor, before: set[int]) -> None:
     """Nothing goes on compiling and attaching for a supervisor that is dead."""
     own.start()

@@ -110,7 +110,7 @@ INJECTED = {
     Fault("process", "bpf", 4, -signal.SIGKILL): ("the compiler ended by signal 9", 3),
     Fault("file", "bpf", 4, -signal.SIGKILL): ("the compiler ended by signal 9", None),
     Fault("file", "sendmsg", 1, errno.ENOBUFS): ("No buffer space available", None),
-    Fault("syscall", "bpf", 4, errno.E2BIG): ("syscall", None),
+    Fault("syscall", "bpf", 40, errno.E2BIG): ("syscall", None),
     Fault("supervisor", "bpf", 3, errno.ENOMEM): ("the kernel does not tell about a program", 3),
 }
 
