@@ -54,7 +54,7 @@ def take(live: Live | None, facts: Facts) -> Snapshot:
 def _rules(snapshot: Snapshot, facts: Facts) -> None:
     rules = facts.rules
     if rules is not None:
-        snapshot.rules_loaded = {"loaded": len(rules.rules), "refused": len(rules.refused),
+        snapshot.rules_loaded = {"loaded": rules.loaded, "refused": len(rules.refused),
                                  "unsupported": len(rules.unsupported)}
     snapshot.config_last_reload_successful = float(facts.reload_ok)
     snapshot.config_last_reload_success_timestamp_seconds = facts.reload_at or None

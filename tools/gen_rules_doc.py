@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sensor import derived, schema
 from sensor.rules import content
-from sensor.rules.model import Rule
+from sensor.rules.model import About
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "rules.md"
@@ -29,10 +29,11 @@ def rules() -> str:
     loaded = content.load(content.discover([str(ROOT / "rules")]))
     if loaded.refused or loaded.unsupported:
         raise SystemExit("\n".join(map(str, (*loaded.refused, *loaded.unsupported))))
-    families: dict[str, list[Rule]] = {}
-    for rule in loaded.rules:
+    families: dict[str, list[About]] = {}
+    shown = [rule for rule in loaded.every if not rule.silent]
+    for rule in shown:
         families.setdefault(Path(rule.path).parent.name, []).append(rule)
-    lines = [f"{len(loaded.rules)} rules.", ""]
+    lines = [f"{len(shown)} rules.", ""]
     for family, members in sorted(families.items()):
         lines += [f"### {family.replace('_', ' ').capitalize()}", "",
                   "| rule | level | technique | what it sees | how it is noisy |", "|---|---|---|---|---|"]
@@ -41,7 +42,7 @@ def rules() -> str:
     return "\n".join(lines)
 
 
-def _row(rule: Rule) -> str:
+def _row(rule: About) -> str:
     where = Path(rule.path).relative_to(ROOT).as_posix()
     sees = _SENTENCE.split(" ".join(rule.description.split()))[0]
     noise = " ".join(rule.falsepositives)

@@ -129,10 +129,12 @@ def _ordered(entries: Sequence[Entry], at: int, span: int,
     """A sequence of entries, each later than the one before, all within the timespan."""
     moment, tag = entries[at][0], entries[at][2]
     begin, end = within(entries, moment - span, moment + span)
+    near = entries[begin:end]
+    present = {each[2] for each in near}
     for sequence in sequences:
-        if tag not in sequence or (at == len(entries) - 1 and sequence[-1] != tag):
+        if tag not in sequence or (at == len(entries) - 1 and sequence[-1] != tag) or not present.issuperset(sequence):
             continue
-        found = _chain(entries[begin:end], span, sequence)
+        found = _chain(near, span, sequence)
         if found:
             return found[0][0], found
     return None

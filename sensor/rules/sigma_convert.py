@@ -110,7 +110,8 @@ class Converter:
             case SigmaExpansion():
                 return any_of(*(self._value(name, key, item) for item in value.values))
             case SigmaString():
-                return any_of(*(_text(key, each) for each in self._filled(name, value)))
+                return any_of(*(_text(key, each, isinstance(value, SigmaCasedString))
+                                for each in self._filled(name, value, SigmaString)))
             case SigmaRegularExpression():
                 return any_of(*(_regex(name, key, each, value) for each in self._expressions(name, value)))
             case SigmaTimestampPart():
@@ -136,8 +137,9 @@ class Converter:
                 raise Unusable(f"values of type {type(value).__name__} can't be evaluated", name)
 
 
-    def _filled(self, name: str | None, value: SigmaString) -> list[SigmaString]:
-        """The texts that a text with placeholders stands for; itself if it has none."""
+    def _filled(self, name: str | None, value: SigmaString,
+                made: Callable[[str], str | SigmaString]) -> list[SigmaString]:
+        """The texts that a text with placeholders stands for; itself if it has none. They may lose their case."""
         wanted = [part.name for part in value.s if isinstance(part, Placeholder)]
         total = 1
         for each in wanted:
@@ -150,19 +152,18 @@ class Converter:
         if not wanted:
             return [value]
 
-        def fill(placeholder: Placeholder) -> Iterator[str]:
-            yield from self._placeholders[placeholder.name]
+        def fill(placeholder: Placeholder) -> Iterator[str | SpecialChars | Placeholder | SigmaString]:
+            yield from map(made, self._placeholders[placeholder.name])
 
         return list(value.replace_placeholders(fill))
 
     def _expressions(self, name: str | None, value: SigmaRegularExpression) -> list[str]:
         if not isinstance(value.regexp, SigmaString):
             raise Unusable("a regular expression must be text", name)
-        return [str(each) for each in self._filled(name, value.regexp)]
+        return [str(each) for each in self._filled(name, value.regexp, str)]
 
 
-def _text(key: str, value: SigmaString) -> Condition:
-    cased = isinstance(value, SigmaCasedString)
+def _text(key: str, value: SigmaString, cased: bool) -> Condition:
     parts: list[str | Glob] = []
     if key == ANYWHERE:
         parts.append(Glob.MANY)

@@ -27,8 +27,12 @@ TACTICS = {
     "exfiltration", "impact",
 }
 FILES = sorted(path for path in RULES.rglob("*.yml") if not content.is_samples(str(path)))
+#: Files of a correlation, which comes first, and of rules that only serve it.
+CORRELATED = [path for path in FILES if "\n---\n" in path.read_text("utf-8")]
+SINGLE = [path for path in FILES if path not in CORRELATED]
 FILTERS = re.compile(r" and not (1 of filter_\*|filter_\w+)$", re.MULTILINE)
-each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+each_correlation = pytest.mark.parametrize("path", CORRELATED, ids=lambda path: path.stem)
+each_file = pytest.mark.parametrize("path", SINGLE, ids=lambda path: f"{path.parent.name}/{path.stem}")
 
 
 @cache
@@ -38,7 +42,7 @@ def loaded() -> content.RuleSet:
 
 @cache
 def matcher() -> Matcher:
-    return Matcher(loaded().rules)
+    return Matcher([rule for rule in loaded().rules if not rule.silent])
 
 
 def rule_of(path: Path) -> Rule:
@@ -62,12 +66,13 @@ def test_all_default_rules_load():
     rules = loaded()
     assert rules.refused == ()
     assert rules.unsupported == ()
-    assert len(rules.rules) == len(FILES) >= 40
+    assert sum(not rule.silent for rule in rules.rules) == len(SINGLE) >= 40
+    assert len(rules.correlations) == len(CORRELATED) >= 5
 
 
 def test_every_sample_is_treated_as_it_says():
     """Positive samples match their rule, negative ones don't, and no rule lacks either kind."""
-    results = samples.run(loaded().rules)
+    results = samples.run(loaded().rules, loaded().correlations)
     assert results.failures == ()
     assert results.missing == ()
     assert results.refused == ()
@@ -82,10 +87,10 @@ def test_no_samples_lie_beside_no_rule():
 
 def test_ids_and_titles_are_unique():
     """An id is for good; a title is what people talk about."""
-    ids = [rule.id for rule in loaded().rules]
+    ids = [rule.id for rule in loaded().every]
     assert len(set(ids)) == len(ids)
     assert {uuid.UUID(each).version for each in ids} == {4}
-    titles = [rule.name.casefold() for rule in loaded().rules]
+    titles = [rule.name.casefold() for rule in loaded().every]
     assert len(set(titles)) == len(titles)
 
 
@@ -108,6 +113,34 @@ def test_rule_says_what_a_reader_needs(path: Path):
     assert tactics <= TACTICS
     assert set(rule.references) == {
         f"https://attack.mitre.org/techniques/{each.replace('.', '/')}/" for each in rule.techniques}
+
+
+@each_correlation
+def test_correlation_says_what_a_reader_needs(path: Path):
+    """As other rules; the rules below it are named, silent and in the same file."""
+    first, *others = documents(path.read_text("utf-8"))
+    (rule,) = (rule for rule in loaded().correlations if rule.path == str(path))
+    below = {other.id for other in loaded().rules if other.path == str(path) and other.silent}
+    assert set(rule.rules) == below
+    assert len(below) == len(others)
+    assert all(other["name"] in path.read_text("utf-8").split("---")[0] for other in others)
+    assert first["author"] == "sensor project"
+    assert rule.level in LEVELS
+    assert len(rule.description.split()) >= 15
+    assert rule.falsepositives
+    assert set(rule.references) == {
+        f"https://attack.mitre.org/techniques/{each.replace('.', '/')}/" for each in rule.techniques}
+    assert {tag.removeprefix("attack.") for tag in rule.tags} - {each.lower() for each in rule.techniques} <= TACTICS
+
+
+@each_correlation
+def test_correlation_has_near_misses(path: Path):
+    """A negative sequence whose every event matches a rule below: only the correlation says no."""
+    found = samples.read(samples.samples_path(str(path)))
+    negative = [sample for sample in found if not sample.positive]
+    assert len(negative) >= 2
+    below = Matcher([rule for rule in loaded().rules if rule.path == str(path)])
+    assert any(all(below.match(document) for document in sample.documents) for sample in negative)
 
 
 @each_file

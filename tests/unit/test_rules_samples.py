@@ -111,11 +111,71 @@ def test_file_open_sample_is_what_its_flags_say(flags, kind):
     assert expand({**sample, "event.type": ["change"]})["event"]["type"] == ["change"]
 
 
+CORRELATION = """title: C
+correlation: {type: event_count, rules: base, group-by: [User], timespan: 10s, condition: {gte: 3}}
+---
+title: B
+name: base
+logsource: {category: process_creation}
+detection: {s: {Image: /x}, condition: s}
+"""
+
+
+def correlated(folder: Path, text: str) -> samples.Results:
+    """Results of samples beside a correlation of three starts of /x in ten seconds."""
+    (folder / "c.yml").write_text(CORRELATION)
+    (folder / "c.samples.yml").write_text(text)
+    loaded = load(discover([str(folder)]))
+    assert loaded.refused == ()
+    return samples.run(loaded.rules, loaded.correlations)
+
+
+EVENT = "event: process_exec, Image: /x, User: u"
+
+
+def test_sequences_run_through_correlations(tmp_path):
+    """Events with times: at, repeat, each, every; what a rule below matches is no alert."""
+    results = correlated(tmp_path, f"""positive:
+  - [{{{EVENT}, repeat: 3, every: 5}}]
+  - [{{{EVENT}}}, {{{EVENT}, at: 4}}, {{{EVENT}, at: 8}}]
+  - [{{{EVENT}, at: 100, each: {{ProcessId: [1, 2, 3]}}}}]
+  - [{{{EVENT}, at: 20}}, {{{EVENT}, at: 12}}, {{{EVENT}, at: 16}}]
+negative:
+  - [{{{EVENT}, repeat: 3, every: 6}}]
+  - [{{{EVENT}, repeat: 2}}, {{{EVENT}, at: 11}}]
+  - {{{EVENT}}}
+""")
+    assert results == samples.Results(7, (), (), ())
+
+
+def test_failing_sequences_are_named_by_line(tmp_path):
+    """As single events are; the rule below doesn't stand in for the correlation."""
+    results = correlated(tmp_path, f"positive:\n  - [{{{EVENT}}}]\nnegative:\n  - [{{{EVENT}, repeat: 3}}]\n")
+    assert [(each.line, each.positive) for each in results.failures] == [(2, True), (4, False)]
+
+
+@pytest.mark.parametrize(("event", "reason"), [
+    ("{event: process_exec, at: -1}", "at: seconds expected"), ("{event: process_exec, at: x}", "at: seconds expected"),
+    ("{event: process_exec, repeat: 0}", "repeat: a number"),
+    ("{event: process_exec, repeat: 10001}", "repeat: a number"),
+    ("{event: process_exec, repeat: 2, each: {User: [a]}}", "no each beside it"),
+    ("{event: process_exec, each: {User: a}}", "one field and the list"),
+    ("{event: process_exec, each: {User: [a], ProcessId: [1]}}", "one field and the list"),
+    ("{event: process_exec, repeat: 9000}, {event: process_exec, repeat: 9000}", "more than 10000 events"),
+    ("text", "is a mapping"), ("", "is empty"),
+])
+def test_broken_sequences_are_refused_with_line_and_reason(tmp_path, event, reason):
+    """Before anything of them runs."""
+    (refused,) = correlated(tmp_path, f"negative: []\npositive:\n  - [{event}]\n").refused
+    assert refused.line == 3
+    assert reason in refused.reason
+
+
 def test_default_rules_do_what_their_samples_say():
     """Every rule that ships loads, has positive and negative samples, and all of them hold."""
     loaded = load(discover([str(resources.rules_dir())]))
     assert (loaded.refused, loaded.unsupported) == ((), ())
     assert len(loaded.rules) >= 40
-    results = samples.run(loaded.rules)
+    results = samples.run(loaded.rules, loaded.correlations)
     assert (results.failures, results.missing, results.refused) == ((), (), ())
     assert results.passed >= 2 * len(loaded.rules)
