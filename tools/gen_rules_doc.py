@@ -8,6 +8,8 @@ from pathlib import Path
 
 from sensor import derived, schema
 from sensor.rules import content
+from sensor.rules.falco import events
+from sensor.rules.falco import fields as falco
 from sensor.rules.model import About
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,7 +22,8 @@ _SIGMA = {key: name for name, key in reversed(schema.SIGMA_FIELDS.items())}
 
 def page(text: str) -> str:
     """*text* of docs/rules.md with its generated blocks made anew. Raises KeyError for an unknown block."""
-    makers: dict[str, Callable[[], str]] = {"rules": rules, "fields": fields}
+    makers: dict[str, Callable[[], str]] = {
+        "rules": rules, "fields": fields, "falco_fields": falco_fields, "falco_events": falco_events}
     return _BLOCK.sub(lambda block: f"{block[1]}{makers[block[2]]()}{block[3]}", text)
 
 
@@ -73,6 +76,23 @@ def _keys(event: schema.Event) -> Iterator[str]:
         yield from ("network.transport", "network.type")
     if event.name in derived.DIRECTIONS:
         yield "network.initiated"
+
+
+def falco_fields() -> str:
+    """A table of Falco's fields: what each is in our documents."""
+    lines = ["| field | is |", "|---|---|"]
+    lines += [f"| {', '.join(f'`{name}`' for name in row.names)} | {row.where} |" for row in falco.ROWS]
+    return "\n".join([*lines, ""])
+
+
+def falco_events() -> str:
+    """A table of our events: the types that Falco has for each, and the arguments that it carries."""
+    lines = ["| event | `evt.type` | `evt.arg` besides `res` |", "|---|---|---|"]
+    for name, groups in events.TYPES.items():
+        types = "; ".join(", ".join(names) for names, _ in groups)
+        arguments = ", ".join(f"`{each}`" for each in falco.arguments(name))
+        lines.append(f"| {name} | {types} | {arguments} |")
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:

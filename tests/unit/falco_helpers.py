@@ -31,6 +31,7 @@ class Host:
         self._builder = Builder(self._table, clock, users)
         self._next = 100
         self._starts: dict[int, int] = {}
+        self._uids: dict[int, int] = {}
 
     def run(self, *argv: str, path: str = "", parents: tuple[str, ...] = (), cgroup: str = "/user.slice",
             uid: int = 0, **more: Any) -> tuple[int, dict[str, Any]]:
@@ -41,6 +42,7 @@ class Host:
             above = self._child(above)
             self._table.apply(execution(above, self._starts[above], _full(words[0]), *words, uid=uid))
         pid = self._child(above)
+        self._uids[pid] = uid
         item = execution(pid, self._starts[pid], path or _full(argv[0]), *argv, uid=uid, cgroup=cgroup, **more)
         return pid, self._document(item)
 
@@ -53,7 +55,7 @@ class Host:
 
     def does(self, event: str, pid: int, **values: Any) -> dict[str, Any]:
         """The document of what a running process does."""
-        return self._document(record(event, pid, self._starts[pid], **values))
+        return self._document(record(event, pid, self._starts[pid], **{"uid": self._uids[pid], **values}))
 
     def opens(self, pid: int, path: str, *, flags: Flag | int = 0, open_flags: int = 0, mode: int = 0o100644,
               **more: Any) -> dict[str, Any]:

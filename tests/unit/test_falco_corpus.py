@@ -171,7 +171,7 @@ def _module(host: Host) -> tuple[list[Document], list[Document]]:
 def _release_agent(host: Host) -> tuple[list[Document], list[Document]]:
     def writes(path: str, *, flags: Flag | int = Flag.WRITE, **more: Any) -> Document:
         values = {"capabilities": ALL_CAPABILITIES, **_BOX, **more}
-        return host.opens(host.run("sh", **values)[0], path, flags=flags, uid=values.get("uid", 0))
+        return host.opens(host.run("sh", **values)[0], path, flags=flags)
 
     path = "/sys/fs/cgroup/rdma/release_agent"
     return ([writes(path), writes(path, uid=1000)],

@@ -414,6 +414,11 @@ def _view(name: str, argument: str | None, event: Event) -> View:
     return found if found is not None else Lacking(shown)
 
 
+def arguments(event: str) -> tuple[str, ...]:
+    """Names of an event's arguments that can be asked for."""
+    return tuple(sorted(_ARGUMENTS.get(event, {})))
+
+
 def _split_argument(field: Field) -> tuple[str, str | None]:
     """``evt.arg.x`` is ``evt.arg[x]``."""
     for name in ("evt.arg", "evt.rawarg"):

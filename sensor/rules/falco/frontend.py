@@ -85,12 +85,11 @@ class _Compiler:
             bounds = self._on(tree, event)
             if bounds.sure != FALSE:
                 found[event.action] = bounds.sure
-                missing |= bounds.missing
-            elif bounds.missing:
-                lost |= bounds.missing
+            # Where an event could fire the rule and is not seen to, that is to be told as well.
+            (missing if bounds.wide != FALSE else lost).update(bounds.missing)
         types = _foreign_types(tree)
         if not found:
-            return _unsupported(item, _reason(lost, types))
+            return _unsupported(item, _reason(missing or lost, types))
         return _rule(item, found, _notes(missing, types))
 
     def _on(self, node: Node, event: Event) -> Bounds:
