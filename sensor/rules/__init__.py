@@ -7,6 +7,8 @@
     program.py   one event's rules, compiled           scan.py, decide.py, guards.py, valuetests.py  its parts
     linear.py    regular expressions, in linear time
     samples.py   a rule's own samples                  explain.py   a rule for people
+    auditd.py    records of auditd as our events       eventtime.py when an event happened
+    correlation.py, correlation_state.py, correlation_windows.py    rules about several events
 
-Nothing but sigma.py imports pySigma, and only content.py imports sigma.py, when it loads.
+Nothing but sigma*.py and correlation_read.py imports pySigma, and only content.py imports those, when it loads.
 """

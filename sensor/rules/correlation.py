@@ -72,7 +72,7 @@ class Correlator:
     @property
     def entries(self) -> int:
         """Matches remembered."""
-        return sum(len(group.entries) for state in self._states.values() for group in list(state.groups.values()))
+        return sum(state.entries for state in self._states.values())
 
     def feed(self, document: Mapping[str, Any], rules: Sequence[Rule]) -> list[Firing]:
         """Take in an event and the rules that matched it; gives what that fulfilled.
@@ -175,9 +175,7 @@ class Correlator:
                 continue
             same += 1
             for row in groups[-self._limits.groups:]:
-                key, group = _group(row)
-                state.groups[key] = group
-                state.bytes += group.bytes + sum(map(len, key))
+                state.put(*_group(row))
         self._keep_bounds()
         return same
 

@@ -87,7 +87,7 @@ class State:
         self.correlation, self.span = correlation, correlation.timespan_ns
         self.rising = correlation.condition.rising
         self.groups: OrderedDict[Key, Group] = OrderedDict()  # the one that was idle longest first
-        self.bytes = 0
+        self.bytes = self.entries = 0  # of all groups; kept as sums, for they are read from another thread
         self._search: Search | None = search_for(correlation) if self.rising else None
         self._limits, self.counters = limits, counters
         self._room = limits.ordered if correlation.kind is Kind.TEMPORAL_ORDERED else limits.events
@@ -97,11 +97,12 @@ class State:
     def add(self, key: Key, entry: Entry, now: int) -> Found | None:
         """Take a match in; *now* is the latest event time seen. Gives what it fulfils at once."""
         group = self._group(key, now)
-        before = group.bytes
+        before, count = group.bytes, len(group.entries)
         try:
             return self._add(key, group, entry, now)
         finally:
             self.bytes += group.bytes - before
+            self.entries += len(group.entries) - count
 
     def _add(self, key: Key, group: Group, entry: Entry, now: int) -> Found | None:
         moment = entry[0]
@@ -139,16 +140,24 @@ class State:
         if len(self.groups) >= self._limits.groups:
             self.drop(next(iter(self.groups)))
             self.counters.evicted["groups"] += 1
-        group = self.groups[key] = Group()
-        self.bytes += group.bytes + sum(map(len, key))
+        group = Group()
+        self.put(key, group)
         return group
+
+    def put(self, key: Key, group: Group) -> None:
+        """Take a whole group in."""
+        self.groups[key] = group
+        self.bytes += group.bytes + sum(map(len, key))
+        self.entries += len(group.entries)
 
     def _idle(self, group: Group, now: int) -> bool:
         return group.newest + 2 * self.span < now and (self.rising or not group.entries)
 
     def drop(self, key: Key) -> None:
         """Forget a group."""
-        self.bytes -= self.groups.pop(key).bytes + sum(map(len, key))
+        group = self.groups.pop(key)
+        self.bytes -= group.bytes + sum(map(len, key))
+        self.entries -= len(group.entries)
 
     def _prune(self, group: Group) -> None:
         """What no window with a coming entry can reach is forgotten."""
@@ -213,7 +222,7 @@ class State:
         wait = self.span if final else 2 * self.span
         for key in list(self.groups):
             group = self.groups[key]
-            before = group.bytes
+            before, count = group.bytes, len(group.entries)
             while group.entries and group.entries[0][0] + wait < now:
                 found = self._judge(group)
                 if found is not None:
@@ -221,6 +230,7 @@ class State:
             horizon = now - 2 * self.span
             group.over = [each for each in group.over if each[1] >= horizon]
             self.bytes += group.bytes - before
+            self.entries += len(group.entries) - count
             if not group.entries and self._idle(group, now):
                 self.drop(key)
 

@@ -203,6 +203,8 @@ def sizes(under_test: Correlator) -> int:
     fresh = Correlator([state.correlation for state in under_test._states.values()],
                        StateLimits(groups=1 << 30, bytes=1 << 40))
     fresh.adopt(under_test.export())
+    assert fresh.entries == under_test.entries == sum(
+        len(group.entries) for state in under_test._states.values() for group in state.groups.values())
     return fresh.bytes
 
 
