@@ -79,6 +79,8 @@ class Correlator:
 
         Never raises on a mapping. Cheap where no rule matched and no correlation waits for time.
         """
+        if not rules and not self._patient:
+            return []
         used = [rule for rule in rules if rule.id in self._uses]
         waits = any(state.waits for state in self._patient)
         if not used and not waits:
