@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sensor.alerts import alert
 from sensor.cli import call
@@ -195,7 +198,7 @@ def test_macros_in_circles_and_explosions_are_refused() -> None:
     assert any("made of itself" in each for each in reasons(circle + RULE))
     doubling = "- macro: m0\n  condition: proc.name = x or proc.name = y\n" + "".join(
         f"- macro: m{number}\n  condition: m{number - 1} and m{number - 1}\n" for number in range(1, 31))
-    assert any("more than 50000 parts" in each for each in reasons(doubling + rule_text("m30")))
+    assert any("more than 10000 parts" in each for each in reasons(doubling + rule_text("m30")))
     lists = "- list: l0\n  items: [l1]\n- list: l1\n  items: [l0]\n- list: l0\n  items: [l1, a]\n  append: true\n"
     assert fires(load(lists + rule_text("evt.type = execve and proc.name in (l0)")), "a") == ["A rule"]
 
@@ -309,3 +312,36 @@ def test_convert_writes_sigma_and_says_what_it_leaves_out(
     path.write_text(rule_text("oops"))
     assert call(["rules", "convert", str(path)]) == 2
     assert call(["rules", "convert", str(tmp_path / "out.yml")]) == 2
+
+
+_SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.floats(0, 1), st.sampled_from([
+    "a", "names", "tool", "evt.type = execve", "and proc.name = a", "tool or tool", "append", "replace", "syscall",
+    "WARNING", "proc.name", "in", "proc.name in (names)", "'x", "(a, b)", "0.57.0", "%proc.name", "evt.arg.flags",
+    "container", "proc.aname[2]", "proc.name exists", "not not (a", ""]))
+_ANYTHING = st.recursive(_SCALARS, lambda inner: st.one_of(
+    st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["name", "fields", "comps", "values", "version"]),
+                                                 inner, max_size=4)), max_leaves=6)
+_KEYS = st.sampled_from(["rule", "macro", "list", "condition", "items", "append", "override", "exceptions", "tags",
+                         "output", "desc", "priority", "enabled", "source", "required_engine_version",
+                         "required_plugin_versions", "skip-if-unknown-filter", "colour"])
+_WHOLE = {"rule": "A rule", "condition": "evt.type = execve", "desc": "", "output": "", "priority": "INFO"}
+
+
+@settings(max_examples=300)
+@given(st.lists(st.one_of(
+    st.dictionaries(_KEYS, _ANYTHING, max_size=5),
+    st.dictionaries(_KEYS, _ANYTHING, max_size=2).map(lambda item: {**_WHOLE, **item}), _ANYTHING), max_size=4))
+def test_any_items_become_rules_or_reasons(items: list[object]) -> None:
+    """Whatever a file holds, nothing is raised, and each result says what it is."""
+    for found in load(yaml.safe_dump(items), yaml.safe_dump(items)):
+        assert found.path
+        assert str(found)
+
+
+def test_too_many_values_are_refused() -> None:
+    """In one rule, and in all rules together."""
+    names = "- list: names\n  items: [" + ", ".join(f"n{number}" for number in range(9_000)) + "]\n"
+    assert isinstance(load(names + rule_text("evt.type = execve and proc.pname in (names)"))[0], FalcoRule)
+    assert "more than 10000 parts" in reasons(names + rule_text("proc.name in (names) or proc.pname in (names)"))[0]
+    many = "".join(rule_text("evt.type = dup and proc.pname in (names)", f"R{number}") for number in range(60))
+    assert "more than 400000 parts together" in reasons(names + many)[-1]

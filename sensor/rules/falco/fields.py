@@ -380,6 +380,7 @@ ROWS: tuple[Row, ...] = (
 _NETWORKS = {f"fd.{letter}net": side for letter, side in
              (("s", "server"), ("c", "client"), ("l", "local"), ("r", "remote"), ("", "any"))}
 
+_VIEWS: dict[View, View] = {}
 _BY_NAME = {name: row for row in ROWS for name in row.names}
 _WITH_ARGUMENT = ("evt.arg", "evt.rawarg", "proc.aname")
 
@@ -411,7 +412,10 @@ def _view(name: str, argument: str | None, event: Event) -> View:
     else:
         found = row.make(event, argument)
     shown = name if argument is None else f"{name}.{argument}" if name.startswith("evt.") else f"{name}[{argument}]"
-    return found if found is not None else Lacking(shown)
+    if found is None:
+        found = Lacking(shown)
+    # Equal views are one, so that what a list compares to in one event is known in the others.
+    return _VIEWS.setdefault(found, found) if len(_VIEWS) < 4096 else found
 
 
 def arguments(event: str) -> tuple[str, ...]:

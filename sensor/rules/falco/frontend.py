@@ -54,6 +54,7 @@ class _Compiler:
     def __init__(self, names: Names) -> None:
         self._names = names
         self._known: dict[tuple[int, str], tuple[Node, Bounds]] = {}
+        self._compared: dict[tuple[int, int], tuple[Check, views.View, Bounds]] = {}
 
     def rule(self, item: RuleItem) -> Rule | Refused | Unsupported:
         """One rule, or why it is none."""
@@ -77,7 +78,8 @@ class _Compiler:
             return Refused(item.path, item.line, item.name, "the condition with its macros is nested too deep")
 
     def _made(self, item: RuleItem, tree: Node) -> Rule | Unsupported:
-        self._known.clear()  # by identity of trees, which ends with the rule's
+        self._known.clear()  # both by identity, which ends with the rule's tree
+        self._compared.clear()
         found: dict[str, Condition] = {}
         missing: set[str] = set()
         lost: set[str] = set()
@@ -95,7 +97,7 @@ class _Compiler:
     def _on(self, node: Node, event: Event) -> Bounds:
         """A tree's meaning for one event. Shared trees of macros are answered once."""
         if isinstance(node, Check):
-            return _comparison(node, event)
+            return self._comparison(node, event)
         key = (id(node), event.name)
         known = self._known.get(key)
         if known is not None:
@@ -103,6 +105,17 @@ class _Compiler:
         made = self._node(node, event)
         self._known[key] = (node, made)
         return made
+
+    def _comparison(self, check: Check, event: Event) -> Bounds:
+        """One comparison. Most fields are seen alike in all events, and long lists are compared once then."""
+        view = fields.view(check.field, event)
+        if any(isinstance(operand, Field) for operand in check.operands):
+            return _comparison(check, view, event)
+        known = self._compared.get((id(check), id(view)))
+        if known is None:
+            known = (check, view, _comparison(check, view, event))
+            self._compared[id(check), id(view)] = known
+        return known[2]
 
     def _node(self, node: Node, event: Event) -> Bounds:
         match node:
@@ -116,9 +129,8 @@ class _Compiler:
                 raise BadCondition(f"the name {getattr(node, 'name', '')} is not resolved")
 
 
-def _comparison(check: Check, event: Event) -> Bounds:
+def _comparison(check: Check, view: views.View, event: Event) -> Bounds:
     """One comparison on one event. Raises UnknownField, BadValue."""
-    view = fields.view(check.field, event)
     others = [operand for operand in check.operands if isinstance(operand, Field)]
     if others:
         return _between(check, view, others[0], event)
@@ -205,14 +217,11 @@ def _unsupported(item: RuleItem, reason: str) -> Unsupported:
 
 
 def _rule(item: RuleItem, found: dict[str, Condition], notes: tuple[str, ...]) -> Rule:
-    conditions = set(found.values())
-    if len(conditions) == 1:
-        (condition,) = conditions
-    else:
-        by_condition: dict[Condition, list[str]] = {}
-        for action, each in found.items():
-            by_condition.setdefault(each, []).append(action)
-        condition = any_of(*(all_of(_is_one_of(actions), each) for each, actions in by_condition.items()))
+    grouped: dict[Condition, list[str]] = {}
+    for action, each in found.items():
+        grouped.setdefault(each, []).append(action)
+    condition = (next(iter(grouped)) if len(grouped) == 1 else
+                 any_of(*(all_of(_is_one_of(actions), each) for each, actions in grouped.items())))
     tags = tuple(dict.fromkeys(map(_tag, item.tags)))
     return FalcoRule(
         id=str(uuid.uuid5(_IDS, item.name)), name=item.name, level=item.level,

@@ -18,7 +18,7 @@ from sensor.rules.yamlsafe import Items, Map
 
 #: Version of Falco's engine whose language this is.
 ENGINE = (0, 57, 0)
-MAX_ITEMS = 20_000  # items of one load, and values of one list
+MAX_ITEMS = 20_000  # items of one load, and values that one item names
 
 #: What makes a YAML list a file of Falco's.
 KINDS = ("rule", "macro", "list", "required_engine_version", "required_plugin_versions")
@@ -111,7 +111,7 @@ def collect(document: Items, path: str, into: Collected) -> None:
     """Take the items of one file. What is wrong with them is noted in ``into``."""
     for item, line in zip(document, document.lines, strict=True):
         kind = next((kind for kind in KINDS if isinstance(item, Map) and kind in item), "")
-        name = str(item[kind]) if kind in ("rule", "macro", "list") else ""
+        name = item[kind] if kind in ("rule", "macro", "list") and isinstance(item[kind], str) else ""
         try:
             into.count += 1
             if into.count > MAX_ITEMS:

@@ -19,7 +19,8 @@ from sensor.rules.falco.syntax import (
     parse,
 )
 
-MAX_SIZE = 50_000  # comparisons and values of one rule with all its macros and lists
+MAX_SIZE = 10_000  # comparisons and values of one rule with all its macros and lists
+MAX_TOTAL = 400_000  # the same of all rules of a load; the public ones have 10,000
 EVERYTHING = 1 << 62  # sight of rules
 
 
@@ -32,21 +33,27 @@ class Names:
         self._lists: dict[str, tuple[Value, ...]] = {}
         self._sizes: dict[int, int] = {}
         self._open: list[str] = []
+        self._total = 0
 
     def tree(self, text: str, sight: int = EVERYTHING) -> Node:
         """A condition with every name resolved. Raises BadCondition."""
         node = self._resolve(parse(text), sight)
-        if self._size(node) > MAX_SIZE:
+        size = self._size(node)
+        if size > MAX_SIZE:
             raise BadCondition(f"the condition with its macros and lists has more than {MAX_SIZE} parts")
         check_nesting(node)
+        self._total += size if sight == EVERYTHING else 0
+        if self._total > MAX_TOTAL:
+            raise BadCondition(f"the rules so far have more than {MAX_TOTAL} parts together")
         return node
 
     def exception(self, item: ExceptionItem) -> Node:
         """What an exception leaves out, as a condition. Raises BadCondition."""
-        rows = []
+        self._total += sum(1 + len(cell) for row in item.rows for cell in row)
+        rows, fields = [], tuple(map(_field, item.fields))
         for row in item.rows:
-            cells = [Check(_field(name), operator, values)
-                     for name, operator, values in zip(item.fields, item.operators, row, strict=True)]
+            cells = [Check(field, operator, values)
+                     for field, operator, values in zip(fields, item.operators, row, strict=True)]
             rows.append(self._resolve(cells[0] if len(cells) == 1 else All(tuple(cells)), EVERYTHING))
         return rows[0] if len(rows) == 1 else Some(tuple(rows))
 
