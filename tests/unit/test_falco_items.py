@@ -260,6 +260,12 @@ def test_message_is_bounded_and_harmless() -> None:
     assert render("%proc.name.x %nothing %", event) == "<NA> %nothing %"
 
 
+def test_message_shows_login_and_session_as_falco_does() -> None:
+    """An unset login is -1, the session leader is called by its name."""
+    event = Host().run("nc", login_uid=0xFFFFFFFF, session_pid=101)[1]
+    assert render("%user.loginuid %proc.sname %proc.exepath", event) == "-1 nc /usr/bin/nc"
+
+
 def test_message_shows_both_ends_of_a_connection() -> None:
     """Own and other end by direction."""
     host = Host()

@@ -15,11 +15,9 @@ from sensor.derived import DIRECTIONS
 from sensor.rules.condition import (
     FALSE,
     TRUE,
-    Condition,
     Number,
     Order,
     Present,
-    Regex,
     Relation,
     Text,
     all_of,
@@ -27,6 +25,7 @@ from sensor.rules.condition import (
     negate,
 )
 from sensor.rules.falco import kernel
+from sensor.rules.falco.arguments import ARGUMENTS, LINE, OWN, PATH, READ_ONLY, READ_WRITE, flag
 from sensor.rules.falco.events import Type
 from sensor.rules.falco.processes import Arguments, CommandLine, FirstArgument, Name, Tail
 from sensor.rules.falco.syntax import Field
@@ -70,18 +69,13 @@ _RESULT = "event.result"
 _FLAGS = "sensor.flags"
 _CAPABILITIES = "process.thread.capabilities.effective"
 _PARENT = Name("process.parent.name")
-_OWN = Name("process.name", "process.script")
-_LINE, _PARENT_LINE = "process.command_line", "process.parent.command_line"
+_PARENT_LINE = "process.parent.command_line"
 _SUCCESSES = frozenset({"process_fork", "process_exec", "process_exit", "file_open", "file_unlink", "file_rename",
                         "file_link", "file_chmod", "file_chown", "file_mkdir", "credentials_change"})
 #: Path events: keys of the path, and of source and target where there are two.
 _ONE_PATH = frozenset({"file_unlink", "file_mkdir", "file_chmod", "file_chown"})
 _CLIENTS = frozenset(DIRECTIONS)  # events with two ends
 _SERVERS = frozenset({"network_bind", "network_listen"})
-
-
-def _flag(name: str) -> Condition:
-    return Text(_FLAGS, Relation.EQUALS, name, cased=True)
 
 
 def _always(view: View) -> _Make:
@@ -123,63 +117,7 @@ def _failed(event: Event, argument: str | None) -> View:
 def _argument(event: Event, argument: str | None) -> View | None:
     if argument in ("res", "fd") and (argument == "res" or event.name == "file_open"):
         return _outcome(event, None) if argument == "res" else AtLeast(0, name="evt.arg.fd")
-    return _ARGUMENTS.get(event.name, {}).get(argument or "")
-
-
-# x & 3 of a decimal number hangs on its last two digits alone, for 4 divides 100.
-_READ_WRITE = Regex("file.open_flags", "(?:^|[02468])[26]$|[13579][048]$")
-_WRITE_ONLY = Regex("file.open_flags", "(?:^|[02468])[159]$|[13579][37]$")
-_READ_ONLY = Regex("file.open_flags", "(?:^|[02468])[048]$|[13579][26]$")
-_OPEN_FLAGS = Parts("evt.arg.flags", (
-    ("O_TRUNC", _flag("trunc"), _flag("trunc")),
-    ("O_F_CREATED", _flag("created"), _flag("created")),
-    ("O_CREAT", _flag("created"), TRUE),
-    ("O_RDWR", _READ_WRITE, _READ_WRITE),
-    ("O_WRONLY", _WRITE_ONLY, _WRITE_ONLY),
-    ("O_RDONLY", _READ_ONLY, _READ_ONLY),
-), others=lambda _: True)
-_EXE_FLAGS = Parts("evt.arg.flags", (
-    ("EXE_UPPER_LAYER", _flag("upper"), _flag("upper")),
-    ("EXE_FROM_MEMFD", _flag("memfd"), _flag("memfd")),
-), others=lambda _: True)
-
-
-def _mode_bits() -> Parts:
-    """Permission bits by name. A mode is octal text of at least four digits."""
-    found = []
-    for name, place, bit in kernel.MODE_BITS:
-        digits = "".join(str(digit) for digit in range(8) if digit & bit)
-        has = Regex("file.mode", f"[{digits}][0-7]{{{place}}}$")
-        found.append((name, has, has))
-    return Parts("evt.arg.mode", tuple(found))
-
-
-_REQUESTS = Cases(tuple((name, Number("process.ptrace.request", Order.EQUAL, number))
-                        for name, number in kernel.PTRACE_REQUESTS), "evt.arg.request")
-_PATH = Plain("file.path")
-_SYMBOLIC = Number("file.link.symbolic", Order.EQUAL, 1)
-_HARD = negate(_SYMBOLIC)
-_ARGUMENTS: dict[str, dict[str, View]] = {
-    "process_exec": {"flags": _EXE_FLAGS, "exe": FirstArgument(_LINE, "process.args"), "args": Arguments(_LINE),
-                     "comm": _OWN, "cwd": Directory("process.working_directory"), "pid": Quantity("process.pid"),
-                     "filename": Split(Present("process.script"), Plain("process.script"),
-                                       Plain("process.executable")),
-                     "trusted_exepath": Plain("process.executable_resolved")},
-    "process_exit": {"status": Quantity("process.exit_code")},
-    "file_open": {"name": _PATH, "flags": _OPEN_FLAGS, "ino": Quantity("file.inode")},
-    "file_unlink": {"path": _PATH, "name": _PATH},
-    "file_mkdir": {"path": _PATH, "mode": _mode_bits()},
-    "file_rename": {"oldpath": Plain("file.Ext.original.path"), "newpath": _PATH},
-    "file_link": {"oldpath": Plain("file.target_path", _HARD), "newpath": Plain("file.path", _HARD),
-                  "target": Plain("file.target_path", _SYMBOLIC), "linkpath": Plain("file.path", _SYMBOLIC)},
-    "file_chmod": {"filename": _PATH, "mode": _mode_bits()},
-    "file_chown": {"path": _PATH, "pathname": _PATH, "uid": Quantity("file.uid"), "gid": Quantity("file.gid")},
-    "process_ptrace": {"request": _REQUESTS, "pid": Quantity("process.target.pid")},
-    "module_load": {"path": _PATH, "fd": AtLeast(0, name="evt.arg.fd")},
-    "bpf_load": {"cmd": Cases((("BPF_PROG_LOAD", TRUE),), "evt.arg.cmd")},
-    "mount": {"dev": Plain("mount.source"), "dir": _PATH, "name": _PATH, "type": Plain("mount.type")},
-    "memfd_create": {"name": Plain("file.name")},
-}
+    return ARGUMENTS.get(event.name, {}).get(argument or "")
 
 
 # Processes --------------------------------------------------------------------------------------------
@@ -194,7 +132,7 @@ def _ancestor(event: Event, argument: str | None) -> View | None:
     if level > 1:
         whole = Tail("process.ancestors", cut=True, many=True)
         return AtMost(f"proc.aname[{argument}]", whole)
-    return _PARENT if level else _OWN
+    return _PARENT if level else OWN
 
 
 def _capabilities(event: Event, argument: str | None) -> View:
@@ -288,13 +226,13 @@ def _sockets(view: View) -> _Make:
 
 
 def _on_exec(name: str) -> _Make:
-    return lambda event, _argument: Truth(_flag(name)) if event.name == "process_exec" else None
+    return lambda event, _argument: Truth(flag(name)) if event.name == "process_exec" else None
 
 
-_PATHS: dict[str, View] = dict.fromkeys((*_ONE_PATH, "file_open"), _PATH)
-_SOURCES: dict[str, View] = {"file_rename": Plain("file.Ext.original.path"), "file_link": _PATH,
+_PATHS: dict[str, View] = dict.fromkeys((*_ONE_PATH, "file_open"), PATH)
+_SOURCES: dict[str, View] = {"file_rename": Plain("file.Ext.original.path"), "file_link": PATH,
                              "mount": Plain("mount.source")}
-_TARGETS: dict[str, View] = {"file_rename": _PATH, "file_link": Plain("file.target_path"), "mount": _PATH}
+_TARGETS: dict[str, View] = {"file_rename": PATH, "file_link": Plain("file.target_path"), "mount": PATH}
 
 ROWS: tuple[Row, ...] = (
     Row(("evt.type", "syscall.type"), "the event, see below", lambda event, _argument: Type(event.name)),
@@ -305,18 +243,18 @@ ROWS: tuple[Row, ...] = (
     Row(("evt.rawres",), "`event.result`; at least 0 where only success makes an event", _raw_outcome),
     Row(("evt.failed",), "`event.result` below 0", _failed),
     Row(("evt.is_open_write",), "`sensor.flags` has write",
-        _or_absent({"file_open": Truth(_flag("write"))})),
+        _or_absent({"file_open": Truth(flag("write"))})),
     Row(("evt.is_open_read",), "access mode in `file.open_flags`",
-        _or_absent({"file_open": Truth(any_of(_READ_ONLY, _READ_WRITE))})),
+        _or_absent({"file_open": Truth(any_of(READ_ONLY, READ_WRITE))})),
     Row(("evt.is_open_create",), "`sensor.flags` has created",
-        _or_absent({"file_open": Truth(_flag("created"))})),
+        _or_absent({"file_open": Truth(flag("created"))})),
     Row(("evt.arg", "evt.rawarg"), "arguments by name that an event carries, see below", _argument),
-    Row(("proc.name", "proc.comm", "thread.name"), "`process.script`, else `process.name`; 15 bytes", _always(_OWN)),
-    Row(("proc.exe",), "first of `process.args`", _always(FirstArgument(_LINE, "process.args"))),
+    Row(("proc.name", "proc.comm", "thread.name"), "`process.script`, else `process.name`; 15 bytes", _always(OWN)),
+    Row(("proc.exe",), "first of `process.args`", _always(FirstArgument(LINE, "process.args"))),
     Row(("proc.exepath",), "`process.executable_resolved`", _always(Plain("process.executable_resolved"))),
-    Row(("proc.args",), "`process.args` without the first", _always(Arguments(_LINE))),
-    Row(("proc.cmdline",), "proc.name and proc.args", _always(CommandLine(_OWN, _LINE))),
-    Row(("proc.exeline",), "`process.command_line`", _always(Plain(_LINE))),
+    Row(("proc.args",), "`process.args` without the first", _always(Arguments(LINE))),
+    Row(("proc.cmdline",), "proc.name and proc.args", _always(CommandLine(OWN, LINE))),
+    Row(("proc.exeline",), "`process.command_line`", _always(Plain(LINE))),
     Row(("proc.cwd",), "`process.working_directory` with a slash at its end",
         _always(Directory("process.working_directory"))),
     Row(("proc.pid",), "`process.pid`", _always(Quantity("process.pid"))),
@@ -345,7 +283,7 @@ ROWS: tuple[Row, ...] = (
     Row(("user.name",), "`user.name`: the host's name for it", _always(Plain("user.name"))),
     Row(("user.loginuid",), "`process.login_user.id`; -1 where unset", _login),
     Row(("group.gid",), "`user.effective.group.id`", _always(Quantity("user.effective.group.id"))),
-    Row(("fd.name",), "`file.path` of opens", _file(_PATH)),
+    Row(("fd.name",), "`file.path` of opens", _file(PATH)),
     Row(("fd.directory",), "`file.directory` of opens", _file(Plain("file.directory"))),
     Row(("fd.filename",), "`file.name` of opens", _file(Plain("file.name"))),
     Row(("fd.ino",), "`file.inode` of opens", _file(Quantity("file.inode"))),
@@ -353,7 +291,7 @@ ROWS: tuple[Row, ...] = (
     Row(("fd.type",), "file, directory; ipv4, ipv6", _kind("file", "directory", "ipv4", "ipv6")),
     Row(("fd.typechar",), "f, d; 4, 6", _kind("f", "d", "4", "6")),
     Row(("fd.is_upper_layer",), "`sensor.flags` of an open has upper",
-        lambda event, _argument: Truth(_flag("upper")) if event.name == "file_open" else ABSENT),
+        lambda event, _argument: Truth(flag("upper")) if event.name == "file_open" else ABSENT),
     Row(("fd.sip",), "server's address", _ends("ip", "server")),
     Row(("fd.cip",), "client's address", _ends("ip", "client")),
     Row(("fd.lip",), "own address", _ends("ip", "local")),
@@ -420,7 +358,7 @@ def _view(name: str, argument: str | None, event: Event) -> View:
 
 def arguments(event: str) -> tuple[str, ...]:
     """Names of an event's arguments that can be asked for."""
-    return tuple(sorted(_ARGUMENTS.get(event, {})))
+    return tuple(sorted(ARGUMENTS.get(event, {})))
 
 
 def _split_argument(field: Field) -> tuple[str, str | None]:

@@ -28,7 +28,7 @@ _KEYS: dict[str, str] = {
     "proc.tty": "process.tty.name", "proc.pexepath": "process.parent.executable",
     "proc.exe_ino": "process.executable_inode", "thread.tid": "process.thread.id",
     "thread.cap_effective": "process.thread.capabilities.effective", "user.uid": "user.effective.id",
-    "user.name": "user.name", "user.loginuid": "process.login_user.id", "group.gid": "user.effective.group.id",
+    "user.name": "user.name", "group.gid": "user.effective.group.id",
     "fd.directory": "file.directory", "fd.filename": "file.name", "fd.ino": "file.inode",
     "fd.sip": "destination.ip", "fd.cip": "source.ip", "fd.sport": "destination.port", "fd.cport": "source.port",
     "fd.l4proto": "network.transport", "fs.path.name": "file.path", "container.full_id": "container.id",
@@ -161,6 +161,16 @@ def _outcome(document: Mapping[str, Any], argument: str) -> object:
     return next((name for name, number in ERRORS.items() if number == -result), str(result))
 
 
+def _login(document: Mapping[str, Any], argument: str) -> object:
+    number = find(document, "process.login_user.id")
+    return -1 if number == 0xFFFFFFFF else number
+
+
+def _session(document: Mapping[str, Any], argument: str) -> object:
+    path = find(document, "process.session_leader.executable")
+    return path.rpartition("/")[2][:15] if isinstance(path, str) else None
+
+
 def _container(document: Mapping[str, Any], argument: str) -> object:
     name = find(document, "container.id")
     return name[:12] if isinstance(name, str) else "host"
@@ -181,6 +191,7 @@ _MADE: dict[str, Any] = {
     "fd.rip": _end(False, "ip"), "fd.rport": _end(False, "port"),
     "fd.type": lambda document, _: find(document, "network.type") or ("file" if find(document, "file") else None),
     "evt.type": _type, "syscall.type": _type, "evt.res": _outcome, "evt.dir": lambda _document, _: "<",
-    "container.id": _container, "evt.arg.oldpath": _old_path, "fs.path.source": _old_path,
+    "user.loginuid": _login, "proc.sname": _session, "container.id": _container,
+    "evt.arg.oldpath": _old_path, "fs.path.source": _old_path,
     "container.type": lambda document, _: find(document, "container.runtime") or "host",
 }

@@ -238,8 +238,8 @@ class Parts(View):
 
     name: str
     parts: tuple[tuple[str, Condition, Condition], ...]
-    #: All other names of this vocabulary; None where every name of it is in ``parts``.
-    others: Callable[[str], bool] | None = None
+    #: Whether the vocabulary has more names than ``parts``: of those nothing is known.
+    more: bool = False
 
     def present(self) -> Bounds:
         return ALWAYS
@@ -249,7 +249,7 @@ class Parts(View):
             return unknown(f"{self.name} other than by contains")
         test = patterns.text("t", operator, value, folded=folded)
         found = [part for part in self.parts if holds(test, {"t": part[0]})]
-        if self.others is not None and not found:
+        if self.more and not found:
             return unknown(f"{self.name} {value[:40]}")
         sure = any_of(*(condition for _, condition, _ in found))
         wide = any_of(*(condition for _, _, condition in found))
