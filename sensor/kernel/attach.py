@@ -5,6 +5,7 @@ Runs only in a child of the loader. Standard library only, but for uprobes, whos
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Mapping
@@ -197,6 +198,14 @@ class _Attaching:
             os.close(fd)
         self.result.fds = [*self._used, *(fd for fds in self._links.values() for fd in fds)]
         return self.result
+
+
+def empty_slots(family: Family, shared: Mapping[str, int]) -> None:
+    """Take what a family may have put out of the program arrays, which hold programs as descriptors do."""
+    for ways in (HOOKS[event] for event in HOOKS if probe_of(event) == family.name):
+        for table, slot in (pair for way in ways for hook in way.hooks for pair in _slots(hook)):
+            with contextlib.suppress(FileNotFoundError):
+                bpf.map_delete(shared[table], struct.pack("<I", slot))
 
 
 def load_family(family: Family, compiled: Compiled, shared: Mapping[str, int], plan: Plan, btf: Btf,

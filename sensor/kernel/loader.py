@@ -33,7 +33,7 @@ from sensor.errors import HostError, SensorError
 from sensor.kernel import bpf, inodes, preflight
 from sensor.kernel import compile as compiler
 from sensor.kernel import plan as plans
-from sensor.kernel.attach import Loaded, load_family
+from sensor.kernel.attach import Loaded, empty_slots, load_family
 from sensor.kernel.compiled import Cache
 from sensor.kernel.hooks import DECIDING, FAMILIES, Family, deciding, likely
 from sensor.kernel.sources import Sources, cache_home
@@ -62,6 +62,7 @@ def _load(family: Family, plan: plans.Plan, shared: dict[str, int], sources: Sou
         return loaded
     for fd in loaded.fds:
         os.close(fd)
+    empty_slots(family, shared)
     return load_family(family, sources.compile(family, plan.cpus, DECIDING), shared, plan, sources.btf)
 
 
