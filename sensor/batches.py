@@ -71,7 +71,7 @@ def chunks(path: str, reader: Reader, rules: Sequence[Rule], workers: int | None
     """
     if reader.kind == "ecs":
         return None
-    groups = _groups_of(path)
+    groups = groups_of(path)
     if groups is None:
         return None
     if workers is None:
@@ -101,7 +101,7 @@ def _accounted(found: Iterator[Chunk], path: str, reader: Reader) -> Iterator[Ch
         yield chunk
 
 
-def _groups_of(path: str) -> int | None:
+def groups_of(path: str) -> int | None:
     """Number of row groups of a recording that may be read by columns, else None."""
     try:
         with open(path, "rb") as stream:

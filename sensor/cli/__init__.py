@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "run": "Watch this host: events to rules to alerts.",
     "record": "Write live events to a recording.",
     "replay": "Run the rules over recordings.",
+    "hunt": "Search recordings for a rule or condition.",
     "rules": "Check, test and explain rules.",
     "doctor": "Say what this host offers and what is missing.",
     "schema": "List events and fields.",

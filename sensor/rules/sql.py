@@ -101,8 +101,8 @@ def select(conditions: Sequence[Condition], columns: Mapping[str, type], odd: Co
     made = [f"CASE WHEN {left} THEN {_UNKNOWN} ELSE ({writer.whole(condition)} AND {when}) END AS c{number}"
             for number, condition in enumerate(conditions)]
     some = " OR ".join(f"c{number} IS DISTINCT FROM false" for number in range(len(made)))
-    sql = (f"SELECT * FROM (SELECT file_row_number AS place, {', '.join(made)} "
-           f"FROM read_parquet(${len(writer.parameters) + 1}, file_row_number = true)) WHERE {some} ORDER BY place")  # noqa: S608  written here, values are parameters
+    sql = (f"SELECT * FROM (SELECT file_row_number AS place, {', '.join(made)} "  # noqa: S608  written here
+           f"FROM read_parquet(${len(writer.parameters) + 1}, file_row_number = true)) WHERE {some} ORDER BY place")
     return Expression(sql, tuple(writer.parameters))
 
 
