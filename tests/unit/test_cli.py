@@ -265,7 +265,9 @@ def test_progress_bar_is_for_terminals_and_leaves_nothing(rules: str, recording:
 def test_interrupt_ends_with_130(rules: str) -> None:
     """Ctrl-C is no crash."""
     with subprocess.Popen([sys.executable, "-m", "sensor", "replay", "-", "--rules", rules], cwd=ROOT,
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          # A shell's background jobs inherit an ignored one.
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
         assert process.stdin
         assert process.stdout
         process.stdin.write(encode(event()))
