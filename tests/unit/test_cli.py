@@ -267,7 +267,8 @@ def test_interrupt_ends_with_130(rules: str) -> None:
     with subprocess.Popen([sys.executable, "-m", "sensor", "replay", "-", "--rules", rules], cwd=ROOT,
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           # A shell's background jobs inherit an ignored one.
-                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+                          ) as process:
         assert process.stdin
         assert process.stdout
         process.stdin.write(encode(event()))
