@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from tests.vm import coverage, images, machine, matrix
+from tests.vm import compiled, coverage, images, machine, matrix
 from tests.vm.machine import Boot
 
 GOOD = "UP 6.12.1 3.5\r\nDATA smoke {\"BTF\": \"yes\"}\r\nTEST smoke 0 9.5 0\r\nEND\r\n"
@@ -153,6 +155,32 @@ def test_guest_that_never_ends_is_killed_at_its_limit(tmp_path: Path, monkeypatc
     assert boot.seconds < 10
     assert "hung" in boot.problem
     assert not initrd.exists()
+
+
+def test_what_a_guest_compiled_is_kept_whatever_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are kept by their own name, links and huge files are not; half an archive or none is no error."""
+    monkeypatch.setenv("SENSOR_VM_CACHE", str(tmp_path / "cache"))
+    disk = compiled.disk(tmp_path / "disk")
+    assert compiled.collect("6.12", "bookworm", disk) == 0
+    with tarfile.open(tmp_path / "archive", "w") as archive:
+        for name, size in (("./file-1", 5), ("../../path-2", 7), ("huge", compiled._FILE_MAX + 1), ("last", 4096)):
+            member = tarfile.TarInfo(name)
+            member.size = size
+            archive.addfile(member, io.BytesIO(bytes(size)))
+            link = tarfile.TarInfo(f"{name}-link")
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            archive.addfile(link)
+    written = (tmp_path / "archive").read_bytes()
+    disk.write_bytes(written[:written.index(b"last") + 100])
+    assert compiled.collect("6.12", "bookworm", disk) == 2
+    disk.write_bytes(written + bytes(1 << 20))
+    assert compiled.collect("6.12", "bookworm", disk) == 3
+    compiled.lay_out("6.12", "bookworm", tmp_path / "guest")
+    assert {file.name: file.stat().st_size for file in (tmp_path / "guest").iterdir()} == {
+        "file-1": 5, "path-2": 7, "last": 4096}
+    assert not any(file.stat().st_mode & 0o077 for file in (tmp_path / "guest").iterdir())
+    compiled.lay_out("6.1", "bookworm", tmp_path / "other")
+    assert not [*(tmp_path / "other").iterdir()]
 
 
 def test_coverage_page_explains_each_gap_or_calls_it_a_defect() -> None:

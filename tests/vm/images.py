@@ -269,8 +269,9 @@ def forget(tree: Path) -> None:
     shutil.rmtree(tree)
 
 
-def initrd(chosen: Kernel, tree: Path, run_list: str, work: Path) -> Path:
-    """The cpio of one boot: busybox, the modules, *tree*, and the list of tests."""
+def initrd(chosen: Kernel, tree: Path, run_list: str, work: Path,
+           compiled: Callable[[Path], None] = lambda _: None) -> Path:
+    """The cpio of one boot: busybox, the modules, *tree*, the list of tests, and what *compiled* lays out."""
     home = work / "initrd"
     for name in ("bin", "m", "n", "dev", "proc"):
         (home / name).mkdir(parents=True)
@@ -281,6 +282,7 @@ def initrd(chosen: Kernel, tree: Path, run_list: str, work: Path) -> Path:
         shutil.copy2(module, home / "m")
     shutil.copytree(tree, home / "payload", symlinks=True, copy_function=os.link)
     (home / "payload" / "t" / "list").write_text(run_list)
+    compiled(home / "payload" / "t" / "compiled")
     names = b"".join(os.fsencode(p.relative_to(home)) + b"\0" for p in sorted(home.rglob("*")))
     out = work / "initrd.cpio"
     with open(out, "wb") as file:

@@ -9,10 +9,11 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.vm import images
+from tests.vm import compiled, images
 
 BOOT_SECONDS = 120  # measured: 5 to 15; the machine may be busy
 #: On a busy machine: a guest whose seconds are 500 million instructions each, so that the sensor's own time limits
@@ -100,7 +101,8 @@ def command(kernel: images.Kernel, initrd: Path, report: Path, mode: str, extra:
     """qemu's command line. *suite* names the root image."""
     init = "vminit=/lib/systemd/systemd" if mode == "systemd" else ""
     pace = ["-smp", "1", "-icount", "shift=1"] if STEADY else ["-smp", "2"]
-    disks = [(images.root(suite), "snapshot=on"), (images.wheels(suite), "snapshot=on")]
+    disks = [(images.root(suite), "snapshot=on"), (images.wheels(suite), "snapshot=on"),
+             (report.with_name(compiled.DISK), "cache=unsafe")]
     drives = [word for path, option in disks
               for word in ("-drive", f"file={path},format=raw,if=virtio,{option},file.locking=off")]
     # A killed harness must not leave a guest behind that nobody watches.
@@ -124,7 +126,8 @@ def boot_and_run(label: str, mode: str, tests: Sequence[tuple[str, int, str]], t
     boot = Boot(label, mode, work / "console.log")
     chosen = images.kernel(label)
     run_list = "".join(f"{name} {limit} {shell}\n" for name, limit, shell in tests)
-    initrd, report = images.initrd(chosen, tree, run_list, work), work / "report.log"
+    initrd = images.initrd(chosen, tree, run_list, work, partial(compiled.lay_out, label, suite))
+    report, written = work / "report.log", compiled.disk(work / compiled.DISK)
     report.write_text("")
     words = command(chosen, initrd, report, mode, extra, suite)
     (work / "command.txt").write_text(" ".join(f"'{w}'" if " " in w else w for w in words) + "\n")
@@ -145,10 +148,11 @@ def boot_and_run(label: str, mode: str, tests: Sequence[tuple[str, int, str]], t
             guest.kill()
             guest.wait()
     boot.seconds = time.monotonic() - start
-    if os.path.exists(initrd):
-        initrd.unlink()
+    initrd.unlink()
     console = boot.log.read_text(errors="replace")
     ended = parse(boot, report.read_text(errors="replace"))
+    compiled.collect(label, suite, written)
+    written.unlink()
     boot.problem = judge(boot, console, ended, timed_out)
     if guest.returncode and not timed_out:
         boot.problem = f"qemu: {(work / 'qemu.log').read_text(errors='replace').strip()[-500:]}"
