@@ -40,7 +40,7 @@ def kernel_version_code() -> int:
 
 def source(family: Family, probes: Path) -> str:
     """The text BCC compiles: BCC rewrites only its main file, so the parts are joined, not included."""
-    parts = ["common.h", *(["syscall.h"] if family.needs_syscalls else []), f"{family.name}.c"]
+    parts = ("common.h", *family.parts)
     return "\n".join(f'#line 1 "{part}"\n{(probes / part).read_text()}' for part in parts)
 
 

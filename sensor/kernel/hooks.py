@@ -15,26 +15,34 @@ from sensor.schema import BY_NAME
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One probe file. ``mask`` + 1 + ``slack`` is the size of its scratch record in bytes."""
+    """What is compiled together. ``mask`` + 1 + ``slack`` is the size of its scratch record in bytes.
+
+    ``parts`` are its texts after common.h, in order.
+    """
 
     name: str
     ring: int
     mask: int
     slack: int
-    needs_syscalls: bool = False  # its handlers are reached through syscall.c
+    parts: tuple[str, ...]
     optional: bool = False  # off unless the settings ask for it
     part_of: str = ""  # the settings know it by this name
+
+    @property
+    def needs_syscalls(self) -> bool:
+        """Whether its handlers are reached through syscall.c."""
+        return "syscall.h" in self.parts
 
 
 #: In loading order. A flood of file events must not push out process events: those have ring 0 to themselves.
 FAMILIES: tuple[Family, ...] = (
-    Family("process", 0, 16383, 8192),
-    Family("syscall", 1, 255, 256),
-    Family("file", 1, 8191, 4096, needs_syscalls=True),
-    Family("path", 1, 16383, 4096, needs_syscalls=True, part_of="file"),
-    Family("network", 1, 1023, 512, needs_syscalls=True),
-    Family("privilege", 1, 8191, 4096, needs_syscalls=True),
-    Family("shell", 1, 1023, 1024, optional=True),
+    Family("process", 0, 16383, 8192, ("paths.h", "process.c")),
+    Family("syscall", 1, 255, 256, ("syscall.c",)),
+    Family("file", 1, 8191, 4096, ("decision.h", "paths.h", "syscall.h", "file.c")),
+    Family("path", 1, 16383, 4096, ("decision.h", "paths.h", "syscall.h", "path.c"), part_of="file"),
+    Family("network", 1, 1023, 512, ("decision.h", "paths.h", "syscall.h", "sockets.h", "network.c", "datagram.c")),
+    Family("privilege", 1, 8191, 4096, ("paths.h", "syscall.h", "privilege.c")),
+    Family("shell", 1, 1023, 1024, ("shell.c",), optional=True),
 )
 FAMILY = {family.name: family for family in FAMILIES}
 RINGS = ("process", "events")
@@ -80,7 +88,7 @@ DECIDING = ("fentry", "kprobe", "lsm")
 
 
 def decision(kind: str, name: str, *, function: str = "", extra: bool = False) -> Hook:
-    """A program on the security hook *name* (or on *function*), as probes/common.h's ON_DECISION names it."""
+    """A program on the security hook *name* (or on *function*), as probes/decision.h's ON_DECISION names it."""
     target = function or (name if kind == "lsm" else f"security_{name}")
     program = {"fentry": f"kfunc__vmlinux__{target}", "lsm": f"lsm__{target}"}.get(kind, f"{kind}_{target}")
     return Hook(kind, program, target, extra=extra)

@@ -57,7 +57,7 @@ class Plan:
         scratch = sum((family.mask + 1 + family.slack + 16) * self.cpus
                       for family in FAMILIES if family.name in self.families)
         hashes = WATCH_ENTRIES * (32 + 4 + 64) + WATCH_ENTRIES * (16 + 4 + 64) + 4096 * (8 + 40 + 64)
-        contacts = 4096 * 40  # of probes/network.c
+        contacts = 4096 * 40  # of probes/datagram.c
         arrays = self.cpus * TYPES * COUNTER_BYTES + contacts + 3 * SYSCALL_SLOTS * 8
         return sum(self.rings) + scratch + hashes + arrays
 

@@ -264,7 +264,7 @@ def test_dns_by_write_is_seen_or_declared_as_missed(ran: SimpleNamespace) -> Non
     found = [name for name in names if name in seen]
     if found != names:
         assert found == []
-        head = (ROOT / "probes" / "network.c").read_text().split("*/")[0]
+        head = (ROOT / "probes" / "datagram.c").read_text().split("*/")[0]
         assert "write()" in head.split("Misses")[1]
 
 

@@ -11,7 +11,7 @@ import pytest
 from sensor.control import Request, parse_request
 from sensor.errors import UsageError
 from sensor.kernel import plan as plans
-from sensor.kernel.hooks import FAMILIES, HOOKS, candidates, kinds, likely, probe_of, syscall_numbers
+from sensor.kernel.hooks import FAMILIES, FAMILY, HOOKS, candidates, kinds, likely, probe_of, syscall_numbers
 from sensor.kernel.plan import Plan, possible_cpus
 from sensor.schema import EVENTS
 
@@ -73,7 +73,8 @@ def test_every_kernel_event_has_a_hook_and_every_hook_a_program() -> None:
     """The table, the probes and the events can't drift apart."""
     assert set(HOOKS) == {event.name for event in EVENTS if event.id < 100}
     for name, ways in HOOKS.items():
-        text = PROBES.joinpath(f"{probe_of(name)}.c").read_text()
+        parts = FAMILY[probe_of(name)].parts
+        text = "".join(PROBES.joinpath(part).read_text() for part in parts)
         for hook in (hook for way in ways for hook in way.hooks):
             # ON_DECISION(file_open, ...) makes kprobe_security_file_open, lsm__file_open and so on
             program = re.sub(r"^(kfunc__vmlinux__|lsm__|kprobe_(?!uring))(security_)?", "", hook.program)
@@ -99,10 +100,12 @@ def test_every_family_fits_the_helpers_bounds() -> None:
 
 def test_every_probe_file_states_hooks_misses_and_cost() -> None:
     """Whoever reads a probe learns what it can't see."""
-    for family in FAMILIES:
-        head = PROBES.joinpath(f"{family.name}.c").read_text().partition("*/")[0]
+    assert {part for family in FAMILIES for part in family.parts if part.endswith(".c")} == {
+        path.name for path in PROBES.glob("*.c")}
+    for path in PROBES.glob("*.c"):
+        head = path.read_text().partition("*/")[0]
         for word in ("SPDX-License-Identifier", "Emits", "Why here", "Hooks", "Misses", "Cost"):
-            assert word in head, f"{family.name}.c: {word}"
+            assert word in head, f"{path.name}: {word}"
 
 
 def test_every_alternative_can_be_asked_for() -> None:
