@@ -36,7 +36,7 @@ bench: setup-test
 # Cheap first: a broken checkout is told in seconds. Of the kernels the oldest and the newest; `make test-vm` runs all.
 test: need-root lint test-unit test-live
 	KERNEL="$${KERNEL:-$$($(PYTHON) -c 'from tests.vm.matrix import OLDEST_AND_NEWEST; print(*OLDEST_AND_NEWEST)')}" \
-	  $(PYTHON) -m tests.vm --quick $(ARGS)
+	  $(PYTHON) -m tests.vm $(ARGS)
 	@echo 'all tests passed'
 
 lint: setup-test

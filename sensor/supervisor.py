@@ -31,7 +31,7 @@ from sensor.kernel.plan import Plan, possible_cpus
 from sensor.loaded import Load
 
 ENGINE_SILENT_SECONDS = 30.0
-LOAD_SECONDS = 120.0
+LOAD_SECONDS = 180.0
 STOP_SECONDS = 15.0
 STATISTICS_SECONDS = 10.0
 BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)

@@ -39,7 +39,7 @@ from sensor.kernel.hooks import DECIDING, FAMILIES, Family, deciding, likely
 from sensor.kernel.sources import Sources, cache_home
 
 _PACKET = 1 << 18
-_FAMILY_SECONDS = 110  # of one child; a compile takes one or two, but twenty on an emulated processor
+_FAMILY_SECONDS = 160  # of one child; a compile takes one or two, but twenty on an emulated processor
 _PARALLEL = 2
 _LOG_TAIL = 4000
 

@@ -224,3 +224,21 @@ def test_coverage_page_has_the_checks_of_the_service_without_their_figures() -> 
     assert "| it alerts | yes | yes |" in page
     assert "| it stops | **no** | - |" in page
     assert "seconds until ready" not in page
+
+
+def test_the_service_s_section_is_kept_by_runs_without_it_and_replaced_by_runs_of_it() -> None:
+    """A quarter of an hour is not spent in each run; what is written of it must not vanish."""
+    found = {label: Boot(label, "systemd", Path("/nonexistent")) for label in matrix.OLDEST_AND_NEWEST}
+    service = next(test for test in matrix.TESTS if test.name == "service")
+    for boot in found.values():
+        boot.results["service"] = machine.Result(0, 1.0, 0, {"it starts": "yes", "seconds": "9"})
+    done = {matrix.Job(label, "systemd", (service,)): boot for label, boot in found.items()}
+    page = matrix.coverage_of_service(done, "# Coverage\n")
+    assert page.startswith("# Coverage\n") and "| it starts | yes | yes |" in page and "seconds" not in page
+    assert coverage.with_slow_part("# New\n", page) == page.replace("# Coverage", "# New")
+    assert matrix.coverage_of_service(done, page) == page
+    assert matrix.coverage_of_service(dict([*done.items()][:1]), page) == ""
+    assert coverage.with_slow_part(page, "# Old\n") == page
+    assert not any(service in job.tests for job in matrix.plan([], []))
+    assert any(service in job.tests for job in matrix.plan([], [], slow=True))
+    assert any(service in job.tests for job in matrix.plan([], ["service"]))

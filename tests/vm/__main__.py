@@ -23,7 +23,8 @@ def main() -> int:
     parser.add_argument("--root", action="append", choices=images.ROOTS, metavar="SUITE", default=[],
                         help=f"suite of the root image: one of {', '.join(images.ROOTS)}; repeatable; default "
                              f"{images.ROOT_SUITE} with --kernel, else all that a test names")
-    parser.add_argument("--quick", action="store_true", help="leave out what takes a quarter of an hour")
+    parser.add_argument("--slow", action="store_true",
+                        help="add what takes a quarter of an hour: the service under systemd")
     parser.add_argument("--list", action="store_true", help="list the tests and end")
     parser.add_argument("--keep", action="store_true", help="keep the tree that the guests were given")
     parser.add_argument("--write-coverage", action="store_true", help="write docs/coverage.md from this run")
@@ -40,7 +41,7 @@ def main() -> int:
               options.test or os.environ.get("TEST", "").split()]
     if unknown := {*chosen[0]} - {*kernels} | {*chosen[1]} - {*names}:
         parser.error(f"no such kernel or test: {' '.join(sorted(unknown))}")
-    jobs = matrix.plan(*chosen, options.root, quick=options.quick)
+    jobs = matrix.plan(*chosen, options.root, slow=options.slow)
     try:
         host.ensure_host_packages()
         done = matrix.run(jobs, options.jobs, keep=options.keep, overlays=options.overlay,
@@ -49,10 +50,11 @@ def main() -> int:
         return host.fail(error)
     verdicts, failed = matrix.verdicts(done)
     page = matrix.coverage_page(done)
+    old = coverage.PATH.read_text() if coverage.PATH.exists() else ""
+    page = coverage.with_slow_part(page, old) if page else matrix.coverage_of_service(done, old)
     if options.write_coverage and page:
         coverage.PATH.write_text(page)
-    elif page and coverage.comparable(page) != coverage.comparable(
-            coverage.PATH.read_text() if coverage.PATH.exists() else ""):
+    elif page and coverage.comparable(page) != coverage.comparable(old):
         verdicts += "\ndocs/coverage.md says something else: run with --write-coverage and look at the difference"
         failed += 1
     for text in [matrix.failures(done), *(report(done) for report in matrix.REPORTS), verdicts]:

@@ -23,6 +23,7 @@ JUDGED = ("yes", "**no**")
 _PASSING = ("kernel", "bcc", "python", "BTF", "oops_count", "warn_count", "processors", "compiles without headers",
             "seconds to load", "most verified instructions")
 _COST, _COST_TITLE = "cost of ", "Cost by the kernel's run-time statistics"
+_SERVICE_HEAD = "## Under systemd"
 _COST_NOTE = """
 Time in the sensor's programs for one operation, in multiples of what they take for a system call that nobody
 handles (about 0.1 µs on a real processor; the guests are emulated). In brackets: what carried the event.
@@ -68,6 +69,16 @@ def comparable(page: str) -> str:
     return re.sub(rf"\n## {_COST_TITLE}\n.*?(?=\n## |\Z)", "", page, flags=re.DOTALL)
 
 
+def with_slow_part(page: str, old: str) -> str:
+    """*page* with the section of the slow test from *old*, where this run had none."""
+    return page if _SERVICE_HEAD in page else page + old[len(without_slow_part(old)):]
+
+
+def without_slow_part(page: str) -> str:
+    """*page* up to the section of the slow test."""
+    return page.partition(f"\n{_SERVICE_HEAD}\n")[0]
+
+
 def _with_reasons(rows: Mapping[str, Sequence[str]], releases: Sequence[str]) -> dict[str, list[str]]:
     """The live table with one more column: why a row is not complete."""
     out: dict[str, list[str]] = {}
@@ -111,7 +122,7 @@ def under_systemd(data: Mapping[str, Mapping[str, Any]]) -> str:
     if not names:
         return ""
     rows = ([name, *(str(cells.get(name, "-")) for cells in found.values())] for name in names)
-    return ("\n## Under systemd\n\nInstalled with `make install` in a guest whose process 1 is systemd; then started, "
+    return (f"\n{_SERVICE_HEAD}\n\nInstalled with `make install` in a guest whose process 1 is systemd; then started, "
             "reloaded, hurt, upgraded and\nremoved, in this order.\n" + _markdown(("", *found), rows))
 
 

@@ -45,7 +45,7 @@ class GuestTest:
     expect: str = ""
     also: tuple[tuple[str, str], ...] = ()  # (kernel, suite of the root image) besides the usual root
     append: str = ""  # more kernel arguments; a boot is shared only by tests that want the same
-    slow: bool = False  # a quarter of an hour where all is emulated: left out of a quick run
+    slow: bool = False  # a quarter of an hour where all is emulated: runs when named, or with --slow
 
 
 TESTS = (
@@ -119,15 +119,15 @@ def _places(test: GuestTest, kernels: Sequence[str], named: bool, roots: Sequenc
             yield place
 
 
-def plan(kernels: Sequence[str], names: Sequence[str], roots: Sequence[str] = (), *, quick: bool = False) -> list[Job]:
+def plan(kernels: Sequence[str], names: Sequence[str], roots: Sequence[str] = (), *, slow: bool = False) -> list[Job]:
     """The boots for these kernels, tests and root suites (all when empty). Tests share a boot where they can.
 
-    *quick* leaves out slow tests that nobody named.
+    *slow* adds slow tests, which otherwise must be named.
     """
     shared: dict[tuple[str, str, str, str], list[GuestTest]] = defaultdict(list)
     alone = []
     for test in TESTS:
-        if (names and test.name not in names) or (quick and test.slow and not names):
+        if (names and test.name not in names) or (test.slow and not names and not slow):
             continue
         # Asking for both a kernel and a test by name overrides the table.
         for label, root in _places(test, kernels, bool(names and kernels), roots):
@@ -253,6 +253,15 @@ def coverage_page(done: dict[Job, Boot]) -> str:
     releases = {job.label: boot.release for job, boot in done.items()}
     usual = {label: found for (label, root), found in data.items() if root == images.ROOT_SUITE}
     return coverage.render(usual, [releases[label] for label in ALL], data)
+
+
+def coverage_of_service(done: dict[Job, Boot], old: str) -> str:
+    """The page *old* with another section on the service, from a run of just this; empty where the run had it not."""
+    found = {job.label: {"service": result.data} for job, boot in done.items()
+             if (result := boot.results.get("service")) is not None and result.data}
+    if not old or {*found} != {*OLDEST_AND_NEWEST}:
+        return ""
+    return coverage.without_slow_part(old) + coverage.under_systemd(found)
 
 
 REPORTS: tuple[Callable[[dict[Job, Boot]], str], ...] = (

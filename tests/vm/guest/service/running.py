@@ -97,14 +97,14 @@ def alert(ctx: Context) -> None:
     python = os.path.realpath("/proc/self/exe")
     expected = {
         "SENSOR_LEVEL": "high", "PRIORITY": "3", "SYSLOG_IDENTIFIER": "sensor", "SENSOR_TECHNIQUE": "T1003.008",
-        "SENSOR_ACTION": "file-open", "SENSOR_PID": str(pid), "SENSOR_EXECUTABLE": "/usr/bin/cat",
+        "SENSOR_ACTION": "file-open", "SENSOR_PID": str(pid), "SENSOR_EXECUTABLE": "/bin/cat",
         "SENSOR_COMMAND_LINE": "/bin/cat /etc/shadow", "SENSOR_PARENT_EXECUTABLE": python, "SENSOR_USER": "root",
         "SENSOR_FILE": "/etc/shadow", "_SYSTEMD_UNIT": "sensor.service",
         "_UID": host.sh("id", "-u", "sensor").stdout.strip()}
     ctx.checks.equal("its journal fields are right", expected, {name: entry.get(name) for name in expected})
     found = document(entry)
     fields = {"event.kind": "alert", "event.action": "file-open", "rule.id": SHADOW, "process.pid": pid,
-              "process.parent.pid": os.getpid(), "process.executable": "/usr/bin/cat", "file.path": "/etc/shadow",
+              "process.parent.pid": os.getpid(), "process.executable": "/bin/cat", "file.path": "/etc/shadow",
               "process.args": ["/bin/cat", "/etc/shadow"], "service.name": "vm.service"}
     ctx.checks.equal("its JSON is right", fields, {name: at(found, name) for name in fields})
     when = datetime.fromisoformat(found["@timestamp"][:26] + "+00:00").timestamp()
