@@ -20,7 +20,8 @@ from typing import TypeVar
 T = TypeVar("T")
 UNIT = "sensor.service"
 ADDRESS = "127.0.0.1", 9923
-_BPF, _PROG_GET_NEXT_ID = 321, 11  # x86_64's bpf(2)
+_BPF, _PROG_GET_NEXT_ID, _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD = 321, 11, 13, 15  # x86_64's bpf(2)
+_INFO_BYTES, _NAME = 80, slice(64, 80)  # of struct bpf_prog_info
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -121,14 +122,29 @@ def of_sensor() -> list[str]:
 
 
 def programs() -> set[int]:
-    """Ids of all BPF programs in the kernel."""
+    """Ids of all BPF programs in the kernel, but for those that systemd makes for a unit's devices and addresses."""
     found, last = set(), 0
     while True:
         attribute = ctypes.create_string_buffer(struct.pack("<III", last, 0, 0), 12)
         if _libc.syscall(_BPF, _PROG_GET_NEXT_ID, attribute, 12):
             return found
         last = struct.unpack_from("<I", attribute, 4)[0]
-        found.add(last)
+        if not _name(last).startswith(b"sd_"):
+            found.add(last)
+
+
+def _name(program: int) -> bytes:
+    """A program's name; empty for one that is gone."""
+    attribute = ctypes.create_string_buffer(struct.pack("<III", program, 0, 0), 12)
+    file = _libc.syscall(_BPF, _PROG_GET_FD_BY_ID, attribute, 12)
+    if file < 0:
+        return b""
+    info = ctypes.create_string_buffer(_INFO_BYTES)
+    attribute = ctypes.create_string_buffer(struct.pack("<IIQ", file, _INFO_BYTES, ctypes.addressof(info)), 16)
+    try:
+        return b"" if _libc.syscall(_BPF, _OBJ_GET_INFO_BY_FD, attribute, 16) else info.raw[_NAME].rstrip(b"\0")
+    finally:
+        os.close(file)
 
 
 def program_names(ids: Iterable[int]) -> str:
