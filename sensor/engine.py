@@ -107,7 +107,6 @@ class Engine:
         self._settings = self._read_settings()
         self._facts = Facts()
         self._use_rules(self._read_rules(self._settings))
-        self._metrics = self._serve_metrics()
         self._clock = BootClock(wall_offset_ns())
         users = Users(host_user_name)
         self._users = users
@@ -119,6 +118,7 @@ class Engine:
         self._stop = False
         self._next_second = 0.0
         self._alive = time.monotonic()
+        self._metrics = self._serve_metrics()  # last: a scrape may have waited for it
 
     # --- settings and rules -------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from sensor.arguments import Arguments
 from sensor.engine import Engine, _Opened
 from sensor.errors import SensorError
 from sensor.live import Outputs
+from sensor.metrics import Metrics
 from sensor.rulefiles import RuleFiles
 from sensor.rules.content import discover, load
 
@@ -49,6 +50,25 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 def names(engine: Engine) -> list[str]:
     assert engine._facts.rules is not None
     return [rule.name for rule in engine._matcher.rules]
+
+
+def test_a_scrape_that_waited_for_the_engine_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under socket activation a request is there before the server: it comes in the moment that the server starts."""
+    write(tmp_path, 1, "one")
+    files = RuleFiles.open([str(tmp_path)])
+    answers: list[object] = []
+
+    def serve(_listen: str, metrics: Metrics, healthy: Callable[[], str], ready: Callable[[], str],
+              **_: object) -> None:
+        answers.extend([healthy(), ready(), b"sensor_rules_loaded" in metrics.exposition("")[0]])
+
+    monkeypatch.setattr("sensor.engine.serve", serve)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        Engine(ours, Arguments(metrics="127.0.0.1:0"), _Opened([], files, None, Outputs(), "boot"))
+    for root in (files.default, *files.named):
+        os.close(root.fd)
+    assert answers == ["", "the probes are being loaded", True]
 
 
 def test_reload_takes_new_rules_though_another_was_broken_before(engine: Engine, tmp_path: Path) -> None:
