@@ -101,7 +101,7 @@ def command(kernel: images.Kernel, initrd: Path, report: Path, mode: str, extra:
     """qemu's command line. *suite* names the root image."""
     init = "vminit=/lib/systemd/systemd" if mode == "systemd" else ""
     pace = ["-smp", "1", "-icount", "shift=1"] if STEADY else ["-smp", "2"]
-    disks = [(images.root(suite), "snapshot=on"), (images.wheels(suite), "snapshot=on"),
+    disks = [(images.root(suite), "snapshot=on,cache=unsafe"), (images.wheels(suite), "snapshot=on,cache=unsafe"),
              (report.with_name(compiled.DISK), "cache=unsafe")]
     drives = [word for path, option in disks
               for word in ("-drive", f"file={path},format=raw,if=virtio,{option},file.locking=off")]
