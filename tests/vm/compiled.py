@@ -19,6 +19,7 @@ DISK = "compiled.img"
 DISK_BYTES = 32 << 20
 #: Code that decides what a compilation makes, besides what the sensor's own name for it says.
 _COMPILERS = ("compile.py", "compiled.py", "btf.py", "headers.py", "sources.py")
+_LOCK = "compiled-lock"
 _KEEP_SECONDS = 14 * 86400
 _FILE_MAX = 4 << 20
 
@@ -33,7 +34,7 @@ def home(label: str, suite: str) -> Path:
 
 def lay_out(label: str, suite: str, target: Path) -> None:
     """Copy to *target* what a guest of this kernel and root gets."""
-    with locked():
+    with locked(_LOCK):
         shutil.copytree(home(label, suite), target)
     target.chmod(0o700)
     for file in target.iterdir():
@@ -50,7 +51,7 @@ def disk(path: Path) -> Path:
 def collect(label: str, suite: str, written: Path) -> int:
     """Keep what a guest left on *written*; the number of files. A guest that crashed has left nothing."""
     count = 0
-    with locked():
+    with locked(_LOCK):
         kept = home(label, suite)
         try:
             with tarfile.open(written, "r:") as archive:

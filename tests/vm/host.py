@@ -67,9 +67,9 @@ def ensure_host_packages() -> None:
 
 
 @contextmanager
-def locked() -> Iterator[None]:
-    """Hold the cache: a second run waits for the first one's download and then finds it done."""
-    with open(cache() / "lock", "w") as file:
+def locked(name: str = "lock") -> Iterator[None]:
+    """Hold the cache, or what *name* stands for: a second run waits for the first one's download and finds it done."""
+    with open(cache() / name, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -60,6 +60,8 @@ def _digest(*parts: object) -> str:
 
 def _cached(target: Path, build: Callable[[Path], Path]) -> Path:
     """*target*, built once. *build* gets a scratch directory and returns what to rename."""
+    if target.exists():  # whole, since it was renamed: no need to wait for whoever builds another
+        return target
     with locked():
         if not target.exists():
             start = time.monotonic()
