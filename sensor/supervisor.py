@@ -31,7 +31,7 @@ from sensor.kernel.plan import Plan, possible_cpus
 from sensor.loaded import Load
 
 ENGINE_SILENT_SECONDS = 30.0
-LOAD_SECONDS = 180.0
+LOAD_SECONDS = 180.0  # for each step: a family that is loaded starts the time anew
 STOP_SECONDS = 15.0
 STATISTICS_SECONDS = 10.0
 BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -266,6 +266,9 @@ class Supervisor:
             self._lack("too few descriptors for what the loader attached", "raise the limit of open files (ulimit -n)")
         elif data:
             self._take(data, fds)
+            self._after("load", LOAD_SECONDS)
+            # Before READY=1 systemd would end us at TimeoutStartSec: a slow host is no failed one.
+            self._notify(f"EXTEND_TIMEOUT_USEC={(LOAD_SECONDS + 2 * ENGINE_SILENT_SECONDS) * 1e6:.0f}")
         if not data or self._load.done or self._load.fatal:
             self._loaded()
 
@@ -333,7 +336,7 @@ class Supervisor:
             self._fail(STATUS_HOST, f"{fatal['reason']}{fix}")
 
     def _load_late(self) -> None:
-        self._say(f"loading took more than {LOAD_SECONDS:.0f} s and was ended")
+        self._say(f"loading made no progress for {LOAD_SECONDS:.0f} s and was ended")
         self._late = True
         self._kill(self._loader)
 

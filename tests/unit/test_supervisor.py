@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import selectors
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from sensor import control
 from sensor.kernel.plan import Plan
-from sensor.supervisor import STATUS_HOST, STATUS_USAGE, Supervisor
+from sensor.supervisor import LOAD_SECONDS, STATUS_HOST, STATUS_USAGE, Supervisor
 
 PLAN = Plan((4096, 4096), ("process", "syscall", "file"), 32 << 20, 2)
 
@@ -50,6 +52,22 @@ def test_a_late_load_keeps_the_families_that_are_there(
     assert supervisor._load.fatal is None
     assert [failure["program"] for failure in supervisor._load.failures] == ["syscall", "file"]
     assert "not loaded in time" in capsys.readouterr().err
+
+
+def test_each_family_that_is_loaded_gives_the_next_one_its_time(
+        supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow host is no failed one: systemd is told to wait as well."""
+    said: list[str] = []
+    monkeypatch.setattr(supervisor, "_notify", said.append)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monkeypatch.setattr(supervisor, "_loader_channel", ours)
+    with ours, theirs:
+        theirs.send(json.dumps(family("process")).encode())
+        supervisor._after("load", 1.0)
+        supervisor._from_loader()
+        assert supervisor._deadlines["load"] > time.monotonic() + LOAD_SECONDS - 60
+        assert [line.partition("=")[0] for line in said] == ["EXTEND_TIMEOUT_USEC"]
+        assert int(said[0].partition("=")[2]) > LOAD_SECONDS * 1e6
 
 
 @pytest.mark.parametrize("late", [False, True])
