@@ -12,11 +12,11 @@ PYTHON := .venv/bin/python
 # Root must leave no byte code behind in a user's checkout.
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help run setup replay bench test lint test-unit test-live test-vm soak generate install uninstall clean
+.PHONY: help run setup replay bench test lint test-unit test-live test-vm soak generate manifest install uninstall clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
-	@echo 'more: setup lint test-unit test-live test-vm soak bench generate install uninstall clean'
+	@echo 'more: setup lint test-unit test-live test-vm soak bench generate manifest install uninstall clean'
 
 run: need-root
 	@tools/setup run
@@ -60,6 +60,10 @@ soak: need-root setup-test
 
 generate: setup-test
 	tools/generate
+
+# What each probe compiles to, for review: helpers, instructions, maps. Compares nothing; tests do.
+manifest: need-root setup-test
+	$(PYTHON) -m tests.live.manifest > build-manifest.tmp && mv build-manifest.tmp docs/manifest.json
 
 install: need-root
 	@tools/install install '$(DESTDIR)' '$(PREFIX)'

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sensor.kernel import bpf
+from sensor.kernel import bpf, contract
 from sensor.kernel.btf import Btf
 from sensor.kernel.compiled import Compiled
 from sensor.kernel.hooks import (
@@ -50,6 +50,8 @@ class Loaded:
 
 def _maps(family: Family, compiled: Compiled, shared: Mapping[str, int]) -> list[int]:
     """Descriptors in the order of the family's tables: shared maps as they are, its own made here."""
+    if faults := contract.map_faults(compiled.tables):
+        raise OSError(f"outside of what may be loaded: {', '.join(faults)}")
     known = {**shared, "ring": shared[f"ring_{RINGS[family.ring]}"]}
     return [known[table.name] if table.name in known else
             bpf.map_create(table.kind, table.key, table.value, table.entries, table.flags, table.name)
@@ -147,6 +149,8 @@ class _Attaching:
             if not function:
                 raise OSError(f"this kernel has no function {target}")
         code = self._compiled.code(name, self._maps)
+        if faults := contract.faults(_TYPES.get(kind, _RAW_TRACEPOINT), code):
+            raise OSError(f"outside of what may be loaded: {', '.join(faults)}")
         short = name.removeprefix("kfunc__vmlinux__").removeprefix("kprobe_")
         return bpf.program_load(_TYPES.get(kind, _RAW_TRACEPOINT), code, short, attach_type, function)
 

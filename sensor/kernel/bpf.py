@@ -16,7 +16,8 @@ from pathlib import Path
 
 _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 0, 1, 2, 3
-PROG_LOAD, PROG_GET_NEXT_ID, PROG_GET_FD_BY_ID, OBJ_GET_INFO, RAW_TRACEPOINT_OPEN, LINK_CREATE = 5, 11, 13, 15, 17, 28
+PROG_LOAD, PROG_GET_NEXT_ID, PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID, OBJ_GET_INFO = 5, 11, 13, 14, 15
+RAW_TRACEPOINT_OPEN, LINK_CREATE = 17, 28
 HASH, ARRAY, PROG_ARRAY, RINGBUF = 1, 2, 3, 27
 MMAPABLE = 1 << 10
 _PERF_EVENT = 41  # attach type of a link on a perf event
@@ -154,6 +155,8 @@ class ProgramInfo:
     """Facts of one loaded program: run time in ns and runs only where statistics are on."""
 
     id: int
+    kind: int  # BPF_PROG_TYPE_*
+    name: str
     tag: str
     instructions: int
     verified: int
@@ -162,14 +165,68 @@ class ProgramInfo:
     missed: int
 
 
+_INFO_BYTES = 232  # struct bpf_prog_info as of 6.x; a kernel that knows less leaves the rest zero
+_MAPS_MAX = 64
+
+
 def program_info(fd: int) -> ProgramInfo:
     """Ask the kernel about a program."""
-    info = ctypes.create_string_buffer(232)
-    _call(OBJ_GET_INFO, struct.pack("<IIQ", fd, 232, ctypes.addressof(info)))
-    kind_id_tag = struct.unpack_from("<II8sII", info.raw, 0)
-    run_ns, runs, missed = struct.unpack_from("<QQQ", info.raw, 192)
-    verified = struct.unpack_from("<I", info.raw, 216)[0]
-    return ProgramInfo(kind_id_tag[1], kind_id_tag[2].hex(), kind_id_tag[4] // 8, verified, run_ns, runs, missed)
+    raw = _program_info(fd)
+    kind, number, tag, _, length = struct.unpack_from("<II8sII", raw, 0)
+    run_ns, runs, missed = struct.unpack_from("<QQQ", raw, 192)
+    return ProgramInfo(number, kind, _text(raw[64:80]), tag.hex(), length // 8, struct.unpack_from("<I", raw, 216)[0],
+                       run_ns, runs, missed)
+
+
+def program_code(fd: int) -> tuple[bytes, tuple[int, ...]]:
+    """Instructions of a loaded program as the kernel has rewritten them, and the ids of its maps.
+
+    A call's immediate is then its distance from `__bpf_call_base`, or 0 where the kernel hides addresses.
+    """
+    length = struct.unpack_from("<I", _program_info(fd), 20)[0]
+    code, maps = ctypes.create_string_buffer(length), (ctypes.c_uint32 * _MAPS_MAX)()
+    asked = bytearray(_INFO_BYTES)
+    struct.pack_into("<I", asked, 20, length)
+    struct.pack_into("<Q", asked, 32, ctypes.addressof(code))
+    struct.pack_into("<IQ", asked, 52, _MAPS_MAX, ctypes.addressof(maps))
+    count = struct.unpack_from("<I", _program_info(fd, bytes(asked)), 52)[0]
+    return code.raw, tuple(maps[:min(count, _MAPS_MAX)])
+
+
+def _program_info(fd: int, asked: bytes = b"") -> bytes:
+    info = ctypes.create_string_buffer(asked, _INFO_BYTES)
+    _call(OBJ_GET_INFO, struct.pack("<IIQ", fd, _INFO_BYTES, ctypes.addressof(info)))
+    return info.raw
+
+
+def _text(raw: bytes) -> str:
+    return raw.partition(b"\0")[0].decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    """Facts of one map: sizes in bytes, ``memory`` as the kernel charges it (0 where it does not say)."""
+
+    id: int
+    kind: int  # BPF_MAP_TYPE_*
+    name: str
+    key: int
+    value: int
+    entries: int
+    memory: int
+
+
+def map_info(number: int) -> MapInfo:
+    """Ask the kernel about the map of this id. FileNotFoundError where there is none."""
+    fd = _call(MAP_GET_FD_BY_ID, struct.pack("<I", number))[0]
+    try:
+        info = ctypes.create_string_buffer(80)
+        _call(OBJ_GET_INFO, struct.pack("<IIQ", fd, 80, ctypes.addressof(info)))
+        facts = dict(line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines())
+    finally:
+        os.close(fd)
+    kind, found, key, value, entries, _ = struct.unpack_from("<IIIIII", info.raw, 0)
+    return MapInfo(found, kind, _text(info.raw[24:40]), key, value, entries, int(facts.get("memlock", "0")))
 
 
 def uprobe_open(path: str, offset: int, *, returns: bool) -> int:
