@@ -174,6 +174,10 @@ class Rules:
     pipelines: tuple[str, ...] = _key(
         (), "Files of Sigma processing pipelines (YAML), for rules written for the fields of another product. "
         "They may rename fields, change values and log sources, and nothing else.", check=_pipelines)
+    watch_seconds: int = _key(
+        0, "How often rule files are looked at, to load them anew once they have changed and then stayed the same "
+        "from one look to the next. 0: only when told (`systemctl reload sensor`, SIGHUP).", unit="s",
+        check=_between(0, 86400))
 
 
 @dataclass(frozen=True, slots=True)

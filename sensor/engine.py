@@ -31,14 +31,15 @@ from sensor.kernel.stream import KernelCounters, Stream
 from sensor.live import Live, Outputs, totals
 from sensor.metrics import Histogram, Metrics
 from sensor.options import METRICS_OFF
+from sensor.outputs.terminal import terminal_safe
 from sensor.pipeline import Pipeline
 from sensor.process.seed import Found, Reader, host_user_name
 from sensor.process.table import ProcessTable
 from sensor.process.users import Users
+from sensor.rulecache import RuleCache
 from sensor.rulefiles import RuleFiles
-from sensor.rules.correlation import correlator_of
-from sensor.rules.matcher import Matcher
-from sensor.rules.model import Options, RuleSet
+from sensor.ruleload import Ready, RuleLoad, cache_home
+from sensor.rules.model import RuleSet
 from sensor.safe_yaml import read_descriptor
 from sensor.schema import BY_ID, BY_NAME
 from sensor.snapshot import Facts, take
@@ -64,6 +65,7 @@ class _Opened:
     config: tuple[str, int] | None  # display path, descriptor
     outputs: Outputs
     boot_id: str
+    cache: Path | None = None
 
 
 def _open_config(path: str | None) -> tuple[str, int] | None:
@@ -87,7 +89,7 @@ def _open(arguments: Arguments) -> _Opened:
     outputs = Outputs()
     outputs.open(arguments.output, arguments.record)
     return _Opened(list(Reader().processes()), RuleFiles.open(arguments.rules), _open_config(arguments.config),
-                   outputs, Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+                   outputs, Path("/proc/sys/kernel/random/boot_id").read_text().strip(), cache_home())
 
 
 HEALTHY_SECONDS = 10.0  # the loop beats every second
@@ -106,7 +108,13 @@ class Engine:
         self._channel, self._arguments, self._opened = channel, arguments, opened
         self._settings = self._read_settings()
         self._facts = Facts()
-        self._use_rules(self._read_rules(self._settings))
+        self._load = RuleLoad(opened.rules, self._settings.rules, RuleCache(opened.cache))
+        self._facts.cache = self._load.cache.counts
+        self._again = False  # a reload was asked for while one was under way
+        self._next_look = time.monotonic() + self._settings.rules.watch_seconds
+        rules = self._load.first(self._say)
+        self._tell_rules(rules)
+        self._use(Ready.build(rules))
         self._clock = BootClock(wall_offset_ns())
         users = Users(host_user_name)
         self._users = users
@@ -128,21 +136,18 @@ class Engine:
         display, fd = self._opened.config
         return config.loads(read_descriptor(fd, display), display)
 
-    def _read_rules(self, settings: config.Settings) -> RuleSet:
-        options = Options(settings.rules.placeholders, settings.rules.pipelines)
-        rules = self._opened.rules.load(settings.rules.paths, options)
+    def _tell_rules(self, rules: RuleSet) -> None:
         for refused in rules.refused:
             self._say(f"rule refused: {refused}")
         if not rules.rules:
             raise UsageError("no rule could be loaded; `sensor rules check PATH` tells why")
         self._say(f"{rules.loaded} rules loaded, {len(rules.refused)} refused, "
                   f"{len(rules.unsupported)} for log sources that this sensor does not produce")
-        return rules
 
-    def _use_rules(self, rules: RuleSet) -> None:
-        self._matcher, self._correlator = Matcher(rules.rules), correlator_of(rules)
-        self._facts.rules = rules
-        self._facts.levels = {rule.id: rule.level for rule in rules.every}
+    def _use(self, ready: Ready) -> None:
+        self._matcher, self._correlator = ready.matcher, ready.correlator
+        self._facts.rules = ready.rules
+        self._facts.levels = {rule.id: rule.level for rule in ready.rules.every}
         self._facts.reload_ok, self._facts.reload_at = True, time.time()
 
     def _rule_count(self) -> int:
@@ -173,21 +178,54 @@ class Engine:
                                tuple(name for name in control.FAMILY_BITS if name in families), names, patterns, hooks)
 
     def _reload(self) -> None:
-        """Read the rules anew. A set that can't be loaded, or with a rule that has broken since, leaves the old one."""
+        """Begin to read the rules anew. What comes of it is taken over by :meth:`_step`."""
+        if self._load.busy:
+            self._again = True
+            return
         try:
-            rules = self._read_rules(self._settings)
+            self._load.start()
+        except SensorError as error:
+            self._refused(error)
+
+    def _step(self) -> None:
+        """Take over rules that have been read anew, between two events.
+
+        A set that can't be loaded, or with a rule that has broken since, leaves the old one.
+        """
+        try:
+            ready = self._load.step()
+            if ready is None:
+                return
+            self._tell_rules(ready.rules)
             known = {(refused.path, refused.rule) for refused in self._facts.rules.refused} if self._facts.rules else ()
-            broken = [refused for refused in rules.refused if (refused.path, refused.rule) not in known]
+            broken = [refused for refused in ready.rules.refused if (refused.path, refused.rule) not in known]
             if broken:
                 raise UsageError(f"{broken[0]}" + (f", and {len(broken) - 1} more" if broken[1:] else ""))
-            self._use_rules(rules)
+            self._use(ready)
+            self._facts.reloads["success"] += 1
+            if self._live is not None:
+                self._live.pipeline.use(self._matcher, self._correlator)
+                self._live.state("reload", f"{ready.rules.loaded} rules loaded")
         except SensorError as error:
-            self._facts.reload_ok = False
-            self._say(f"reload refused, the rules stay as they were: {error}")
-            return
+            self._refused(error)
+        if self._again:
+            self._again = False
+            self._reload()
+
+    def _refused(self, error: SensorError) -> None:
+        self._facts.reload_ok = False
+        self._facts.reloads["failure"] += 1
+        self._say(f"reload refused, the rules stay as they were: {error}")
         if self._live is not None:
-            self._live.pipeline.use(self._matcher, self._correlator)
-            self._live.state("reload", f"{rules.loaded} rules loaded")
+            self._live.state("reload_refused", terminal_safe(str(error))[:500])
+
+    def _look(self, now: float) -> None:
+        """Reload where the settings ask for it and files have changed."""
+        if self._settings.rules.watch_seconds and now >= self._next_look and not self._load.busy:
+            self._next_look = now + self._settings.rules.watch_seconds
+            if self._load.changed():
+                self._say("rule files have changed")
+                self._reload()
 
     # --- serving ------------------------------------------------------------------------------
 
@@ -202,6 +240,8 @@ class Engine:
             if selector.select(wait):
                 self._message()
             more = self._live.tick() if self._live is not None else False
+            if self._load.busy:
+                self._step()
             now = time.monotonic()
             if now >= self._next_second:
                 self._next_second = now + 1.0
@@ -265,6 +305,7 @@ class Engine:
 
     def _second(self) -> None:
         self._alive = time.monotonic()
+        self._look(self._alive)
         self._clock.offset_ns = wall_offset_ns()
         events = 0
         if self._live is not None:
@@ -281,7 +322,7 @@ class Engine:
 
     @staticmethod
     def _say(message: str) -> None:
-        sys.stderr.write(f"sensor: {message}\n")
+        sys.stderr.write(f"sensor: {terminal_safe(message)}\n")
         sys.stderr.flush()
 
 

@@ -30,6 +30,7 @@ from prometheus_client.registry import Collector
 
 from sensor.kernel.preflight import LACKS
 from sensor.outputs.counts import REASONS as OUTPUT_REASONS
+from sensor.rulecache import RESULTS as CACHE_RESULTS
 from sensor.schema import EVENTS
 
 PREFIX = "sensor_"
@@ -45,6 +46,7 @@ DECODE_REASONS = ("short", "abi", "type", "malformed", "ring")
 LEVELS = ("informational", "low", "medium", "high", "critical")
 OUTPUTS = ("stdout", "file", "table", "journald", "recording")
 MODES = ("full", "reduced", "passive")
+RELOADS = ("success", "failure")
 
 #: Tuple of label values -> number; with one label the value itself may be the key.
 Samples = Mapping[Any, float]
@@ -150,6 +152,11 @@ class Snapshot:
     correlation_dropped: Samples = _row("counter", _RULES, "Matches that correlations could not use: an event seen "
                                         "before, later than the timespan, without a time, or without a value to "
                                         "group by.", "reason", ("duplicate", "late", "undated", "ungrouped"))
+    config_reloads: Samples = _row("counter", _RULES, "Reloads of rules; after a failure the rules are those of "
+                                   "before.", "result", RELOADS)
+    rule_cache: Samples = _row("counter", _RULES, "Look-ups of compiled rules: hit, miss, damaged, untrusted (another "
+                               "user could have written them); unwritable: what was compiled could not be kept.",
+                               "result", CACHE_RESULTS)
     config_last_reload_successful: float | None = _row("gauge", _RULES, "1 if the last reload of rules succeeded.")
     config_last_reload_success_timestamp_seconds: float | None = _row(
         "gauge", _RULES, "When rules were last loaded, seconds since the epoch.")

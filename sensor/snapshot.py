@@ -10,7 +10,7 @@ from typing import Any
 from sensor import __version__
 from sensor.kernel.hooks import RINGS
 from sensor.live import Live
-from sensor.metrics import Histogram, Snapshot, output_samples
+from sensor.metrics import RELOADS, Histogram, Snapshot, output_samples
 from sensor.rules.model import RuleSet
 
 
@@ -24,6 +24,8 @@ class Facts:
     levels: dict[str, str] = field(default_factory=dict)  # rule id -> level
     reload_ok: bool = True
     reload_at: float = 0.0
+    reloads: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RELOADS, 0))
+    cache: dict[str, int] = field(default_factory=dict)  # of compiled rules: result -> look-ups
     latency: dict[str, Histogram] = field(default_factory=dict)
 
 
@@ -56,6 +58,7 @@ def _rules(snapshot: Snapshot, facts: Facts) -> None:
     if rules is not None:
         snapshot.rules_loaded = {"loaded": rules.loaded, "refused": len(rules.refused),
                                  "unsupported": len(rules.unsupported)}
+    snapshot.config_reloads, snapshot.rule_cache = dict(facts.reloads), dict(facts.cache)
     snapshot.config_last_reload_successful = float(facts.reload_ok)
     snapshot.config_last_reload_success_timestamp_seconds = facts.reload_at or None
 

@@ -41,6 +41,7 @@ rules:
   paths: [/srv/rules, default]
   placeholders: {admins: [ann, bob]}
   pipelines: [/srv/pipeline.yml]
+  watch_seconds: 30
 output: {spec: /var/log/sensor.jsonl}
 events: all
 metrics: {listen: '[::1]:9'}
