@@ -22,7 +22,7 @@ from sensor import config, control, importable, privileges
 from sensor.arguments import Arguments
 from sensor.boottime import BootClock
 from sensor.children import SOCKET_BYTES
-from sensor.document import Builder
+from sensor.document import Builder, Document
 from sensor.errors import SensorError, UsageError
 from sensor.http import MetricsServer, serve
 from sensor.kernel.hooks import families_for
@@ -39,10 +39,11 @@ from sensor.process.users import Users
 from sensor.rulecache import RuleCache
 from sensor.rulefiles import RuleFiles
 from sensor.ruleload import Ready, RuleLoad, cache_home
-from sensor.rules.model import RuleSet
+from sensor.rules.meter import CPU_TIME, WINDOW_NS, Budget, Meter, Watch
 from sensor.safe_yaml import read_descriptor
 from sensor.schema import BY_ID, BY_NAME
 from sensor.snapshot import Facts, take
+from sensor.switches import state_home
 from sensor.watch import WatchList
 
 
@@ -66,6 +67,7 @@ class _Opened:
     outputs: Outputs
     boot_id: str
     cache: Path | None = None
+    state: Path | None = None
 
 
 def _open_config(path: str | None) -> tuple[str, int] | None:
@@ -89,7 +91,7 @@ def _open(arguments: Arguments) -> _Opened:
     outputs = Outputs()
     outputs.open(arguments.output, arguments.record)
     return _Opened(list(Reader().processes()), RuleFiles.open(arguments.rules), _open_config(arguments.config),
-                   outputs, Path("/proc/sys/kernel/random/boot_id").read_text().strip(), cache_home())
+                   outputs, Path("/proc/sys/kernel/random/boot_id").read_text().strip(), cache_home(), state_home())
 
 
 HEALTHY_SECONDS = 10.0  # the loop beats every second
@@ -108,13 +110,17 @@ class Engine:
         self._channel, self._arguments, self._opened = channel, arguments, opened
         self._settings = self._read_settings()
         self._facts = Facts()
-        self._load = RuleLoad(opened.rules, self._settings.rules, RuleCache(opened.cache))
+        self._load = RuleLoad(opened.rules, self._settings.rules, RuleCache(opened.cache), opened.state)
         self._facts.cache = self._load.cache.counts
         self._again = False  # a reload was asked for while one was under way
         self._next_look = time.monotonic() + self._settings.rules.watch_seconds
-        rules = self._load.first(self._say)
-        self._tell_rules(rules)
-        self._use(Ready.build(rules))
+        self._meter = Meter(time.thread_time_ns)
+        self._facts.meter = self._meter
+        self._over = Watch(Budget(self._settings.rules.budget_cpu_percent * WINDOW_NS // 100,
+                                  self._settings.rules.budget_alerts))
+        ready = self._load.first(self._say)
+        self._tell_rules(ready)
+        self._use(ready)
         self._clock = BootClock(wall_offset_ns())
         users = Users(host_user_name)
         self._users = users
@@ -136,18 +142,26 @@ class Engine:
         display, fd = self._opened.config
         return config.loads(read_descriptor(fd, display), display)
 
-    def _tell_rules(self, rules: RuleSet) -> None:
+    def _tell_rules(self, ready: Ready) -> None:
+        rules = ready.rules
         for refused in rules.refused:
             self._say(f"rule refused: {refused}")
         if not rules.rules:
             raise UsageError("no rule could be loaded; `sensor rules check PATH` tells why")
         self._say(f"{rules.loaded} rules loaded, {len(rules.refused)} refused, "
                   f"{len(rules.unsupported)} for log sources that this sensor does not produce")
+        if ready.disabled:
+            self._say(f"{len(ready.disabled)} of them are disabled (sensor rules list)")
 
     def _use(self, ready: Ready) -> None:
         self._matcher, self._correlator = ready.matcher, ready.correlator
-        self._facts.rules = ready.rules
+        self._facts.rules, self._facts.disabled = ready.rules, dict(ready.disabled)
+        if not ready.fresh:
+            return
         self._facts.levels = {rule.id: rule.level for rule in ready.rules.every}
+        self._names = {rule.id: rule.name for rule in ready.rules.every}
+        self._silent = frozenset(rule.id for rule in ready.rules.every if rule.silent)
+        self._over.forget()
         self._facts.reload_ok, self._facts.reload_at = True, time.time()
 
     def _rule_count(self) -> int:
@@ -196,21 +210,28 @@ class Engine:
             ready = self._load.step()
             if ready is None:
                 return
-            self._tell_rules(ready.rules)
+            if not ready.fresh:
+                self._take_over(ready)
+                return
+            self._tell_rules(ready)
             known = {(refused.path, refused.rule) for refused in self._facts.rules.refused} if self._facts.rules else ()
             broken = [refused for refused in ready.rules.refused if (refused.path, refused.rule) not in known]
             if broken:
                 raise UsageError(f"{broken[0]}" + (f", and {len(broken) - 1} more" if broken[1:] else ""))
-            self._use(ready)
             self._facts.reloads["success"] += 1
+            self._take_over(ready)
             if self._live is not None:
-                self._live.pipeline.use(self._matcher, self._correlator)
                 self._live.state("reload", f"{ready.rules.loaded} rules loaded")
         except SensorError as error:
             self._refused(error)
         if self._again:
             self._again = False
             self._reload()
+
+    def _take_over(self, ready: Ready) -> None:
+        self._use(ready)
+        if self._live is not None:
+            self._live.pipeline.use(self._matcher, self._correlator)
 
     def _refused(self, error: SensorError) -> None:
         self._facts.reload_ok = False
@@ -226,6 +247,28 @@ class Engine:
             if self._load.changed():
                 self._say("rule files have changed")
                 self._reload()
+
+    def _sample(self, document: Document) -> None:
+        assert self._live is not None
+        self._meter.sample(self._matcher, document, self._live.pipeline.counters.documents, time.monotonic_ns())
+
+    def _budgets(self) -> None:
+        """Stop evaluating rules that take more than they may, until the next reload."""
+        if self._live is None or self._facts.rules is None or self._load.busy:
+            return
+        over = [each for each in self._over.check(self._meter, self._live.pipeline.counters.matches, self._silent,
+                                                  time.monotonic_ns()) if each.rule not in self._facts.disabled]
+        if not over:
+            return
+        for each in over:
+            name, unit = self._names.get(each.rule, ""), 1_000_000 if each.reason == CPU_TIME else 1
+            measured, limit = each.measured // unit, each.limit // unit
+            what = "ms of processor time" if each.reason == CPU_TIME else "alerts"
+            self._say(f"rule {each.rule} ({name}) is disabled until the next reload: {measured} {what} within a "
+                      f"minute, limit {limit}")
+            self._facts.disablings[each.reason] += 1
+            self._live.rule_disabled(each.rule, name[:256], each.reason, measured, limit)
+        self._load.disable(self._facts.rules, {**self._facts.disabled, **{each.rule: each.reason for each in over}})
 
     # --- serving ------------------------------------------------------------------------------
 
@@ -290,7 +333,7 @@ class Engine:
             return
         rings = [Ring(fd, size) for fd, size in zip(fds, info["rings"], strict=False)]
         self._live = Live(pipeline, Stream(rings), KernelCounters(fds[2], info["cpus"]), outputs, boot_ns,
-                          self._observe)
+                          self._observe, self._sample)
         state = "engine_restart" if info["restarts"] else "start"
         self._live.state(state, f"{len(info['programs'])} hooks attached, {self._rule_count()} rules")
         for failure in info["failures"]:
@@ -310,6 +353,7 @@ class Engine:
         events = 0
         if self._live is not None:
             self._live.second()
+            self._budgets()
             events = sum(self._live.pipeline.counters.received.values())
         try:
             self._channel.send(control.beat(events), socket.MSG_DONTWAIT)

@@ -31,6 +31,7 @@ from prometheus_client.registry import Collector
 from sensor.kernel.preflight import LACKS
 from sensor.outputs.counts import REASONS as OUTPUT_REASONS
 from sensor.rulecache import RESULTS as CACHE_RESULTS
+from sensor.rules.meter import REASONS as METER_REASONS
 from sensor.schema import EVENTS
 
 PREFIX = "sensor_"
@@ -141,8 +142,17 @@ class Snapshot:
 
     rule_matches: Samples = _row("counter", _RULES, f"Events that a rule matched. After {SERIES_LIMIT} rules the "
                                  "rest is added up.", "rule severity")
+    rule_evaluations: Samples = _row("counter", _RULES, "Times that a rule had to test an event itself (expressions, "
+                                     "networks, ...), because its words alone did not decide. Estimated from samples.",
+                                     "rule")
+    rule_eval_seconds: Samples = _row("counter", _RULES, "Processor time of those tests, estimated likewise. What all "
+                                      "rules share (scanning new values, look-ups) belongs to no rule.", "rule")
+    rule_disabled: Samples = _row("gauge", _RULES, "1 for each rule that is loaded and does not run: by the operator, "
+                                  "or because it was over its budget of cpu_time or alerts.", "rule reason")
+    rule_disablings: Samples = _row("counter", _RULES, "Rules that were disabled for being over their budget.",
+                                    "reason", METER_REASONS)
     rules_loaded: Samples = _row("gauge", _RULES, "Rules by state: loaded, refused (broken), unsupported (for log "
-                                 "sources that the sensor lacks).", "state")
+                                 "sources that the sensor lacks), disabled (of the loaded).", "state")
     correlation_groups: float | None = _row("gauge", _RULES, "Groups that correlations remember events of.")
     correlation_events: float | None = _row("gauge", _RULES, "Events that correlations remember.")
     correlation_bytes: float | None = _row("gauge", _RULES, "Memory of the two, roughly.")

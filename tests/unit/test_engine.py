@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from sensor import rulechild
+from sensor import rulechild, switches
 from sensor.arguments import Arguments
 from sensor.engine import Engine, _Opened
 from sensor.errors import SensorError
 from sensor.live import Outputs
 from sensor.metrics import Metrics
+from sensor.pipeline import Pipeline
 from sensor.rulefiles import RuleFiles
 from sensor.rules.content import discover, load
 from sensor.snapshot import take
@@ -39,13 +40,14 @@ def write(folder: Path, number: int, name: str, condition: str = "selection") ->
 
 
 @contextmanager
-def started(rules: Path, cache: Path | None = None, config: str | None = None) -> Iterator[Engine]:
+def started(rules: Path, cache: Path | None = None, config: str | None = None,
+            state: Path | None = None) -> Iterator[Engine]:
     """An engine without probes that runs the rules of a directory."""
     files = RuleFiles.open([str(rules)])
     opened = (config, os.open(config, os.O_RDONLY)) if config else None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        made = Engine(ours, Arguments(metrics="off"), _Opened([], files, opened, Outputs(), "boot", cache))
+        made = Engine(ours, Arguments(metrics="off"), _Opened([], files, opened, Outputs(), "boot", cache, state))
         made.theirs = theirs  # type: ignore[attr-defined]
         yield made
     for fd in (files.default.fd, *(root.fd for root in files.named), *(opened[1:] if opened else ())):
@@ -250,3 +252,112 @@ def test_files_are_watched_where_the_settings_ask_for_it(tmp_path: Path) -> None
         engine._look(now + 20)
         engine._look(now + 25)
         assert not engine._load.busy
+
+
+class FakeLive:
+    """Counts of a live stream, and what was reported."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.pipeline = Pipeline(engine._matcher, correlator=engine._correlator)
+        self.told: list[tuple[object, ...]] = []
+
+    def rule_disabled(self, *values: object) -> None:
+        self.told.append(values)
+
+    def state(self, state: str, detail: str) -> None:
+        self.told.append((state, detail))
+
+
+ID = "00000000-0000-4000-8000-000000000001"
+
+
+@pytest.mark.parametrize("reason", ["cpu_time", "alerts"])
+def test_a_rule_over_its_budget_is_disabled_with_event_metric_and_log_until_a_reload(
+        tmp_path: Path, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The others go on."""
+    settings, rules = tmp_path / "sensor.yaml", tmp_path / "rules"
+    settings.write_text("rules: {budget_cpu_percent: 10, budget_alerts: 100}\n")
+    rules.mkdir()
+    write(rules, 1, "first")
+    write(rules, 2, "second")
+    with started(rules, config=str(settings)) as engine:
+        live = FakeLive(engine)
+        engine._live = live  # type: ignore[assignment]
+        engine._budgets()
+        if reason == "alerts":
+            live.pipeline.counters.matches[ID] = 101
+        else:
+            engine._meter.nanoseconds[ID], engine._meter.samples[ID] = 6_001_000_000, 100
+        engine._budgets()
+        engine._budgets()  # while others are being built nobody is told twice
+        while engine._load.busy:
+            engine._step()
+        assert names(engine) == ["second"]
+        assert [rule.name for rule in live.pipeline.matcher.rules] == ["second"]  # type: ignore[attr-defined]
+        measured, limit = (101, 100) if reason == "alerts" else (6001, 6000)
+        assert live.told == [(ID, "first", reason, measured, limit)]
+        assert f"rule {ID} (first) is disabled until the next reload" in capsys.readouterr().err
+        snapshot = take(None, engine._facts)
+        assert snapshot.rule_disabled == {(ID, reason): 1.0}
+        assert snapshot.rule_disablings[reason] == 1
+        assert snapshot.rules_loaded["disabled"] == 1
+        engine._budgets()
+        assert not engine._load.busy
+        reload(engine)
+        assert names(engine) == ["first", "second"]
+        engine._budgets()
+        assert not engine._load.busy
+        assert take(None, engine._facts).rule_disabled == {}
+
+
+def test_rules_that_the_operator_switched_off_do_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At the start and after a reload; a damaged file is said, and refuses a reload."""
+    rules, state = tmp_path / "rules", tmp_path / "state"
+    rules.mkdir()
+    write(rules, 1, "first")
+    write(rules, 2, "second")
+    switches.write(state, {ID: "2026-01-01T00:00:00Z", "another": ""})
+    with started(rules, state=state) as engine:
+        assert names(engine) == ["second"]
+        assert take(None, engine._facts).rule_disabled == {(ID, "operator"): 1.0}
+        switches.write(state, {})
+        reload(engine)
+        assert names(engine) == ["first", "second"]
+        (state / switches.FILE).write_text("{")
+        reload(engine)
+        assert (names(engine), engine._facts.reload_ok) == (["first", "second"], False)
+    with started(rules, state=state) as engine:
+        assert names(engine) == ["first", "second"]
+        assert "no rule is disabled: " in capsys.readouterr().err
+
+
+def test_correlations_keep_what_they_know_when_the_same_rules_come_from_a_child(tmp_path: Path) -> None:
+    """A reload between two events of a sequence doesn't hide it."""
+    (tmp_path / "rule.yml").write_text(RULE.format(name="first", number=1, condition="selection") + CORRELATION)
+    with started(tmp_path) as engine:
+        live = FakeLive(engine)
+        engine._live = live  # type: ignore[assignment]
+        alerts = []
+        for second in range(3):
+            found = live.pipeline.feed_document({
+                "@timestamp": f"2026-01-01T00:00:0{second}Z", "event": {"action": "process-exec", "id": str(second)},
+                "process": {"command_line": "first", "pid": 7}})
+            alerts.append([each["rule"]["name"] for each in found])
+            write(tmp_path, 10 + second, f"other{second}")
+            reload(engine)
+        assert alerts == [[], [], ["thrice"]]
+
+
+CORRELATION = """\
+name: first
+---
+title: thrice
+id: 00000000-0000-4000-8000-000000000099
+correlation:
+    type: event_count
+    rules: [first]
+    group-by: [ProcessId]
+    timespan: 1m
+    condition: {gte: 3}
+level: high
+"""
