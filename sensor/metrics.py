@@ -40,6 +40,8 @@ PREFIX = "sensor_"
 #: added up under ``other``: 1,000 series in all is what a scrape of one host should cost.
 SERIES_LIMIT = 128
 OTHER = "other"
+#: The same of what rules cost, where few rules are worth a series.
+COSTLY_LIMIT = 32
 
 TYPES = tuple(event.name for event in EVENTS)
 KERNEL_TYPES = tuple(event.name for event in EVENTS if event.family != "user")
@@ -85,12 +87,13 @@ class Row:
     doc: str
     labels: tuple[str, ...] = ()
     closed: tuple[tuple[str, ...], ...] = ()
+    limit: int = SERIES_LIMIT
 
 
-def _row(kind: str, group: str, doc: str, labels: str = "", closed: Any = ()) -> Any:
+def _row(kind: str, group: str, doc: str, labels: str = "", closed: Any = (), limit: int = SERIES_LIMIT) -> Any:
     names = tuple(labels.split())
     combinations = tuple((item,) if isinstance(item, str) else tuple(item) for item in closed)
-    row = Row(kind, group, doc, names, combinations)
+    row = Row(kind, group, doc, names, combinations, limit)
     return field(default_factory=dict, metadata={"row": row}) if names or kind == "info" else field(
         default=None, metadata={"row": row})
 
@@ -143,10 +146,12 @@ class Snapshot:
     rule_matches: Samples = _row("counter", _RULES, f"Events that a rule matched. After {SERIES_LIMIT} rules the "
                                  "rest is added up.", "rule severity")
     rule_evaluations: Samples = _row("counter", _RULES, "Times that a rule had to test an event itself (expressions, "
-                                     "networks, ...), because its words alone did not decide. Estimated from samples.",
-                                     "rule")
+                                     "networks, ...), because its words alone did not decide. Estimated from samples. Rules "
+                                     "that took 10 ms in all have a series, the first "
+                                     f"{COSTLY_LIMIT} of them.", "rule", limit=COSTLY_LIMIT)
     rule_eval_seconds: Samples = _row("counter", _RULES, "Processor time of those tests, estimated likewise. What all "
-                                      "rules share (scanning new values, look-ups) belongs to no rule.", "rule")
+                                      "rules share (scanning new values, look-ups) belongs to no rule.", "rule",
+                                      limit=COSTLY_LIMIT)
     rule_disabled: Samples = _row("gauge", _RULES, "1 for each rule that is loaded and does not run: by the operator, "
                                   "or because it was over its budget of cpu_time or alerts.", "rule reason")
     rule_disablings: Samples = _row("counter", _RULES, "Rules that were disabled for being over their budget.",
@@ -258,7 +263,7 @@ def bounded(samples: Mapping[Any, Any], row: Row) -> Iterator[tuple[tuple[str, .
 
     The order makes it stable: a series never moves into ``other`` or out of it, so counters only rise.
     """
-    limit = max(SERIES_LIMIT, len(row.closed))
+    limit = max(row.limit, len(row.closed))
     rest = 0.0
     for index, (key, value) in enumerate(samples.items()):
         if index < limit:

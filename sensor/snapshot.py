@@ -66,8 +66,9 @@ def _rules(snapshot: Snapshot, facts: Facts) -> None:
     snapshot.rule_disabled = dict.fromkeys(facts.disabled.items(), 1.0)
     snapshot.rule_disablings = dict(facts.disablings)
     if facts.meter is not None:
-        snapshot.rule_evaluations = dict(facts.meter.evaluations)
-        snapshot.rule_eval_seconds = {rule: spent / 1e9 for rule, spent in dict(facts.meter.nanoseconds).items()}
+        costly = list(facts.meter.costly)
+        snapshot.rule_evaluations = {rule: facts.meter.evaluations[rule] for rule in costly}
+        snapshot.rule_eval_seconds = {rule: facts.meter.nanoseconds[rule] / 1e9 for rule in costly}
     snapshot.config_reloads, snapshot.rule_cache = dict(facts.reloads), dict(facts.cache)
     snapshot.config_last_reload_successful = float(facts.reload_ok)
     snapshot.config_last_reload_success_timestamp_seconds = facts.reload_at or None

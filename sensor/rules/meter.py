@@ -21,6 +21,8 @@ WINDOW_NS = 60_000_000_000
 _STEP_NS = 5_000_000_000  # how finely the window moves
 #: Samples of a rule before its time counts against it: one that was interrupted says nothing.
 LEAST_SAMPLES = 20
+#: What a rule has taken in all before it is worth a series of its own in the metrics.
+COSTLY_NS = 10_000_000
 CPU_TIME, ALERTS = "cpu_time", "alerts"
 REASONS = (CPU_TIME, ALERTS)
 
@@ -45,7 +47,7 @@ class Over:
 
 @dataclass(slots=True)
 class Meter:
-    """Estimates by rule id, since the start.
+    """Estimates by rule id, since the start. ``costly`` are rules above COSTLY_NS, as they came there.
 
     Args:
         clock: Time that this thread has run, in ns.
@@ -55,6 +57,7 @@ class Meter:
     nanoseconds: dict[str, int] = field(default_factory=dict)
     evaluations: dict[str, int] = field(default_factory=dict)
     samples: dict[str, int] = field(default_factory=dict)
+    costly: dict[str, None] = field(default_factory=dict)
     _events: int = 0  # seen when the last sample was taken
     _next_ns: int = 0
 
@@ -78,6 +81,8 @@ class Meter:
             self.nanoseconds[rule.id] = self.nanoseconds.get(rule.id, 0) + spent * weight
             self.evaluations[rule.id] = self.evaluations.get(rule.id, 0) + weight
             self.samples[rule.id] = self.samples.get(rule.id, 0) + 1
+            if self.nanoseconds[rule.id] >= COSTLY_NS:
+                self.costly[rule.id] = None
 
 
 @dataclass(frozen=True, slots=True)

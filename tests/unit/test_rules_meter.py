@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from sensor.rules.condition import Regex, Relation, Text, all_of
 from sensor.rules.matcher import Matcher
-from sensor.rules.meter import ALERTS, CPU_TIME, LEAST_SAMPLES, SAMPLE_NS, WINDOW_NS, Budget, Meter, Over, Watch
+from sensor.rules.meter import (
+    ALERTS,
+    COSTLY_NS,
+    CPU_TIME,
+    LEAST_SAMPLES,
+    SAMPLE_NS,
+    WINDOW_NS,
+    Budget,
+    Meter,
+    Over,
+    Watch,
+)
 from sensor.rules.model import Rule
 from sensor.rules.reference import holds
 from tests.unit.rules_helpers import document, events, made, trees
@@ -49,6 +60,15 @@ def test_a_sample_stands_for_all_events_since_the_one_before() -> None:
     meter.sample(matcher, CURL, 150, SAMPLE_NS)
     assert (meter.nanoseconds, meter.evaluations) == ({"rule-1": 150_000}, {"rule-1": 150})
     assert meter.samples == {"rule-1": 2}
+
+
+def test_rules_worth_a_series_come_in_a_lasting_order() -> None:
+    """A series that came and went would be a counter that falls."""
+    meter, matcher = Meter(Clock(COSTLY_NS - 1)), Matcher(RULES)
+    meter.sample(matcher, CURL, 1, 0)
+    assert not meter.costly
+    meter.sample(matcher, CURL, 2, SAMPLE_NS)
+    assert list(meter.costly) == ["rule-1"]
 
 
 def test_samples_are_no_more_frequent_than_they_may_be() -> None:
