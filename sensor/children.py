@@ -49,5 +49,5 @@ def start(module: str, channel: socket.socket, arguments: Sequence[str] = (),
 
 def _environment() -> dict[str, str]:
     kept = ("PATH", "LANG", "LC_ALL", "TZ", "TERM", "NO_COLOR", "COLUMNS", "JOURNAL_STREAM", "INVOCATION_ID",
-            "NOTIFY_SOCKET", "CACHE_DIRECTORY")
+            "NOTIFY_SOCKET", "CACHE_DIRECTORY", "STATE_DIRECTORY")
     return {name: os.environ[name] for name in kept if name in os.environ}

@@ -44,6 +44,8 @@ against `sum(sensor_events_received_total)` |
 | What do the probes cost? | `sum(rate(sensor_bpf_program_run_seconds_total[5m]))` (with kernel.bpf_stats_enabled) |
 | What does the engine cost? | `rate(process_cpu_seconds_total[5m])` |
 | Is a probe missing? | `sensor_probe_attached == 0` |
+| Which rules cost most? | `topk(5, sum by (rule) (rate(sensor_rule_eval_seconds_total[1h])))` |
+| Is a rule switched off? | `sensor_rule_disabled == 1` |
 | Which rules are loud? | `topk(5, sum by (rule) (rate(sensor_rule_matches_total[1h])))` |
 """
 

@@ -174,6 +174,17 @@ class Rules:
     pipelines: tuple[str, ...] = _key(
         (), "Files of Sigma processing pipelines (YAML), for rules written for the fields of another product. "
         "They may rename fields, change values and log sources, and nothing else.", check=_pipelines)
+    watch_seconds: int = _key(
+        0, "How often rule files are looked at, to load them anew once they have changed and then stayed the same "
+        "from one look to the next. 0: only when told (`systemctl reload sensor`, SIGHUP).", unit="s",
+        check=_between(0, 86400))
+    budget_cpu_percent: int = _key(
+        20, "Processor time that one rule may take over a minute, in percent of one core. A rule that takes more is "
+        "disabled until the next reload, with an event, a metric and a log line. 0: no limit.", unit="%",
+        check=_between(0, 100))
+    budget_alerts: int = _key(
+        0, "Alerts that one rule may raise within a minute, likewise. 0: no limit. Whoever can cause alerts can "
+        "make a rule reach this limit, and is not seen by it afterwards.", check=_between(0, 10_000_000))
 
 
 @dataclass(frozen=True, slots=True)

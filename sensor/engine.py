@@ -22,7 +22,7 @@ from sensor import config, control, importable, privileges
 from sensor.arguments import Arguments
 from sensor.boottime import BootClock
 from sensor.children import SOCKET_BYTES
-from sensor.document import Builder
+from sensor.document import Builder, Document
 from sensor.errors import SensorError, UsageError
 from sensor.http import MetricsServer, serve
 from sensor.kernel.hooks import families_for
@@ -31,17 +31,19 @@ from sensor.kernel.stream import KernelCounters, Stream
 from sensor.live import Live, Outputs, totals
 from sensor.metrics import Histogram, Metrics
 from sensor.options import METRICS_OFF
+from sensor.outputs.terminal import terminal_safe
 from sensor.pipeline import Pipeline
 from sensor.process.seed import Found, Reader, host_user_name
 from sensor.process.table import ProcessTable
 from sensor.process.users import Users
+from sensor.rulecache import RuleCache
 from sensor.rulefiles import RuleFiles
-from sensor.rules.correlation import correlator_of
-from sensor.rules.matcher import Matcher
-from sensor.rules.model import Options, RuleSet
+from sensor.ruleload import Ready, RuleLoad, cache_home
+from sensor.rules.meter import CPU_TIME, WINDOW_NS, Budget, Meter, Watch
 from sensor.safe_yaml import read_descriptor
 from sensor.schema import BY_ID, BY_NAME
 from sensor.snapshot import Facts, take
+from sensor.switches import state_home
 from sensor.watch import WatchList
 
 
@@ -64,6 +66,8 @@ class _Opened:
     config: tuple[str, int] | None  # display path, descriptor
     outputs: Outputs
     boot_id: str
+    cache: Path | None = None
+    state: Path | None = None
 
 
 def _open_config(path: str | None) -> tuple[str, int] | None:
@@ -87,7 +91,7 @@ def _open(arguments: Arguments) -> _Opened:
     outputs = Outputs()
     outputs.open(arguments.output, arguments.record)
     return _Opened(list(Reader().processes()), RuleFiles.open(arguments.rules), _open_config(arguments.config),
-                   outputs, Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+                   outputs, Path("/proc/sys/kernel/random/boot_id").read_text().strip(), cache_home(), state_home())
 
 
 HEALTHY_SECONDS = 10.0  # the loop beats every second
@@ -106,7 +110,17 @@ class Engine:
         self._channel, self._arguments, self._opened = channel, arguments, opened
         self._settings = self._read_settings()
         self._facts = Facts()
-        self._use_rules(self._read_rules(self._settings))
+        self._load = RuleLoad(opened.rules, self._settings.rules, RuleCache(opened.cache), opened.state)
+        self._facts.cache = self._load.cache.counts
+        self._again = False  # a reload was asked for while one was under way
+        self._next_look = time.monotonic() + self._settings.rules.watch_seconds
+        self._meter = Meter(time.thread_time_ns)
+        self._facts.meter = self._meter
+        self._over = Watch(Budget(self._settings.rules.budget_cpu_percent * WINDOW_NS // 100,
+                                  self._settings.rules.budget_alerts))
+        ready = self._load.first(self._say)
+        self._tell_rules(ready)
+        self._use(ready)
         self._clock = BootClock(wall_offset_ns())
         users = Users(host_user_name)
         self._users = users
@@ -128,21 +142,26 @@ class Engine:
         display, fd = self._opened.config
         return config.loads(read_descriptor(fd, display), display)
 
-    def _read_rules(self, settings: config.Settings) -> RuleSet:
-        options = Options(settings.rules.placeholders, settings.rules.pipelines)
-        rules = self._opened.rules.load(settings.rules.paths, options)
+    def _tell_rules(self, ready: Ready) -> None:
+        rules = ready.rules
         for refused in rules.refused:
             self._say(f"rule refused: {refused}")
         if not rules.rules:
             raise UsageError("no rule could be loaded; `sensor rules check PATH` tells why")
         self._say(f"{rules.loaded} rules loaded, {len(rules.refused)} refused, "
                   f"{len(rules.unsupported)} for log sources that this sensor does not produce")
-        return rules
+        if ready.disabled:
+            self._say(f"{len(ready.disabled)} of them are disabled (sensor rules list)")
 
-    def _use_rules(self, rules: RuleSet) -> None:
-        self._matcher, self._correlator = Matcher(rules.rules), correlator_of(rules)
-        self._facts.rules = rules
-        self._facts.levels = {rule.id: rule.level for rule in rules.every}
+    def _use(self, ready: Ready) -> None:
+        self._matcher, self._correlator = ready.matcher, ready.correlator
+        self._facts.rules, self._facts.disabled = ready.rules, dict(ready.disabled)
+        if not ready.fresh:
+            return
+        self._facts.levels = {rule.id: rule.level for rule in ready.rules.every}
+        self._names = {rule.id: rule.name for rule in ready.rules.every}
+        self._silent = frozenset(rule.id for rule in ready.rules.every if rule.silent)
+        self._over.forget()
         self._facts.reload_ok, self._facts.reload_at = True, time.time()
 
     def _rule_count(self) -> int:
@@ -173,21 +192,83 @@ class Engine:
                                tuple(name for name in control.FAMILY_BITS if name in families), names, patterns, hooks)
 
     def _reload(self) -> None:
-        """Read the rules anew. A set that can't be loaded, or with a rule that has broken since, leaves the old one."""
+        """Begin to read the rules anew. What comes of it is taken over by :meth:`_step`."""
+        if self._load.busy:
+            self._again = True
+            return
         try:
-            rules = self._read_rules(self._settings)
+            self._load.start()
+        except SensorError as error:
+            self._refused(error)
+
+    def _step(self) -> None:
+        """Take over rules that have been read anew, between two events.
+
+        A set that can't be loaded, or with a rule that has broken since, leaves the old one.
+        """
+        try:
+            ready = self._load.step()
+            if ready is None:
+                return
+            if not ready.fresh:
+                self._take_over(ready)
+                return
+            self._tell_rules(ready)
             known = {(refused.path, refused.rule) for refused in self._facts.rules.refused} if self._facts.rules else ()
-            broken = [refused for refused in rules.refused if (refused.path, refused.rule) not in known]
+            broken = [refused for refused in ready.rules.refused if (refused.path, refused.rule) not in known]
             if broken:
                 raise UsageError(f"{broken[0]}" + (f", and {len(broken) - 1} more" if broken[1:] else ""))
-            self._use_rules(rules)
+            self._facts.reloads["success"] += 1
+            self._take_over(ready)
+            if self._live is not None:
+                self._live.state("reload", f"{ready.rules.loaded} rules loaded")
         except SensorError as error:
-            self._facts.reload_ok = False
-            self._say(f"reload refused, the rules stay as they were: {error}")
-            return
+            self._refused(error)
+        if self._again:
+            self._again = False
+            self._reload()
+
+    def _take_over(self, ready: Ready) -> None:
+        self._use(ready)
         if self._live is not None:
             self._live.pipeline.use(self._matcher, self._correlator)
-            self._live.state("reload", f"{rules.loaded} rules loaded")
+
+    def _refused(self, error: SensorError) -> None:
+        self._facts.reload_ok = False
+        self._facts.reloads["failure"] += 1
+        self._say(f"reload refused, the rules stay as they were: {error}")
+        if self._live is not None:
+            self._live.state("reload_refused", terminal_safe(str(error))[:500])
+
+    def _look(self, now: float) -> None:
+        """Reload where the settings ask for it and files have changed."""
+        if self._settings.rules.watch_seconds and now >= self._next_look and not self._load.busy:
+            self._next_look = now + self._settings.rules.watch_seconds
+            if self._load.changed():
+                self._say("rule files have changed")
+                self._reload()
+
+    def _sample(self, document: Document) -> None:
+        assert self._live is not None
+        self._meter.sample(self._matcher, document, self._live.pipeline.counters.documents, time.monotonic_ns())
+
+    def _budgets(self) -> None:
+        """Stop evaluating rules that take more than they may, until the next reload."""
+        if self._live is None or self._facts.rules is None or self._load.busy:
+            return
+        over = [each for each in self._over.check(self._meter, self._live.pipeline.counters.matches, self._silent,
+                                                  time.monotonic_ns()) if each.rule not in self._facts.disabled]
+        if not over:
+            return
+        for each in over:
+            name, unit = self._names.get(each.rule, ""), 1_000_000 if each.reason == CPU_TIME else 1
+            measured, limit = each.measured // unit, each.limit // unit
+            what = "ms of processor time" if each.reason == CPU_TIME else "alerts"
+            self._say(f"rule {each.rule} ({name}) is disabled until the next reload: {measured} {what} within a "
+                      f"minute, limit {limit}")
+            self._facts.disablings[each.reason] += 1
+            self._live.rule_disabled(each.rule, name[:256], each.reason, measured, limit)
+        self._load.disable(self._facts.rules, {**self._facts.disabled, **{each.rule: each.reason for each in over}})
 
     # --- serving ------------------------------------------------------------------------------
 
@@ -202,6 +283,8 @@ class Engine:
             if selector.select(wait):
                 self._message()
             more = self._live.tick() if self._live is not None else False
+            if self._load.busy:
+                self._step()
             now = time.monotonic()
             if now >= self._next_second:
                 self._next_second = now + 1.0
@@ -250,7 +333,7 @@ class Engine:
             return
         rings = [Ring(fd, size) for fd, size in zip(fds, info["rings"], strict=False)]
         self._live = Live(pipeline, Stream(rings), KernelCounters(fds[2], info["cpus"]), outputs, boot_ns,
-                          self._observe)
+                          self._observe, self._sample)
         state = "engine_restart" if info["restarts"] else "start"
         self._live.state(state, f"{len(info['programs'])} hooks attached, {self._rule_count()} rules")
         for failure in info["failures"]:
@@ -265,10 +348,12 @@ class Engine:
 
     def _second(self) -> None:
         self._alive = time.monotonic()
+        self._look(self._alive)
         self._clock.offset_ns = wall_offset_ns()
         events = 0
         if self._live is not None:
             self._live.second()
+            self._budgets()
             events = sum(self._live.pipeline.counters.received.values())
         try:
             self._channel.send(control.beat(events), socket.MSG_DONTWAIT)
@@ -281,7 +366,7 @@ class Engine:
 
     @staticmethod
     def _say(message: str) -> None:
-        sys.stderr.write(f"sensor: {message}\n")
+        sys.stderr.write(f"sensor: {terminal_safe(message)}\n")
         sys.stderr.flush()
 
 

@@ -62,6 +62,7 @@ class Live:
     outputs: Outputs
     clock: Callable[[], int]
     observe: Callable[[int, int], None] = lambda _type, _ns: None  # event id, ns from hook to verdict
+    sampled: Callable[[Document], None] = lambda _document: None  # gets an event of each batch that rules looked at
     counts: dict[str, dict[str, int]] = field(default_factory=dict)  # the kernel's, as of the last second
     _base: int = 0  # records lost before this engine began
 
@@ -83,6 +84,8 @@ class Live:
             now = self.clock()
             for record in (records[0], records[-1]):
                 self.observe(record.type, now - record.time_ns)
+            if document is not None:
+                self.sampled(document)
         self._tell(self.pipeline.notices(self.clock()))
         return self.stream.backlog
 
@@ -112,6 +115,10 @@ class Live:
     def state(self, state: str, detail: str) -> None:
         """Report a change of the sensor itself."""
         self._tell([self.pipeline.state(state, detail, now_ns=self.clock())])
+
+    def rule_disabled(self, rule: str, name: str, reason: str, measured: int, limit: int) -> None:
+        """Report a rule that is not evaluated any more."""
+        self._tell([self.pipeline.rule_disabled(rule, name, reason, measured, limit, now_ns=self.clock())])
 
     def flush(self) -> None:
         """Hand on what outputs hold back."""

@@ -30,6 +30,8 @@ from prometheus_client.registry import Collector
 
 from sensor.kernel.preflight import LACKS
 from sensor.outputs.counts import REASONS as OUTPUT_REASONS
+from sensor.rulecache import RESULTS as CACHE_RESULTS
+from sensor.rules.meter import REASONS as METER_REASONS
 from sensor.schema import EVENTS
 
 PREFIX = "sensor_"
@@ -38,6 +40,8 @@ PREFIX = "sensor_"
 #: added up under ``other``: 1,000 series in all is what a scrape of one host should cost.
 SERIES_LIMIT = 128
 OTHER = "other"
+#: The same of what rules cost, where few rules are worth a series.
+COSTLY_LIMIT = 32
 
 TYPES = tuple(event.name for event in EVENTS)
 KERNEL_TYPES = tuple(event.name for event in EVENTS if event.family != "user")
@@ -45,6 +49,7 @@ DECODE_REASONS = ("short", "abi", "type", "malformed", "ring")
 LEVELS = ("informational", "low", "medium", "high", "critical")
 OUTPUTS = ("stdout", "file", "table", "journald", "recording")
 MODES = ("full", "reduced", "passive")
+RELOADS = ("success", "failure")
 
 #: Tuple of label values -> number; with one label the value itself may be the key.
 Samples = Mapping[Any, float]
@@ -82,12 +87,13 @@ class Row:
     doc: str
     labels: tuple[str, ...] = ()
     closed: tuple[tuple[str, ...], ...] = ()
+    limit: int = SERIES_LIMIT
 
 
-def _row(kind: str, group: str, doc: str, labels: str = "", closed: Any = ()) -> Any:
+def _row(kind: str, group: str, doc: str, labels: str = "", closed: Any = (), limit: int = SERIES_LIMIT) -> Any:
     names = tuple(labels.split())
     combinations = tuple((item,) if isinstance(item, str) else tuple(item) for item in closed)
-    row = Row(kind, group, doc, names, combinations)
+    row = Row(kind, group, doc, names, combinations, limit)
     return field(default_factory=dict, metadata={"row": row}) if names or kind == "info" else field(
         default=None, metadata={"row": row})
 
@@ -139,8 +145,19 @@ class Snapshot:
 
     rule_matches: Samples = _row("counter", _RULES, f"Events that a rule matched. After {SERIES_LIMIT} rules the "
                                  "rest is added up.", "rule severity")
+    rule_evaluations: Samples = _row("counter", _RULES, "Times that a rule had to test an event itself (expressions, "
+                                     "networks, ...), because its words alone did not decide. Estimated from samples. Rules "
+                                     "that took 10 ms in all have a series, the first "
+                                     f"{COSTLY_LIMIT} of them.", "rule", limit=COSTLY_LIMIT)
+    rule_eval_seconds: Samples = _row("counter", _RULES, "Processor time of those tests, estimated likewise. What all "
+                                      "rules share (scanning new values, look-ups) belongs to no rule.", "rule",
+                                      limit=COSTLY_LIMIT)
+    rule_disabled: Samples = _row("gauge", _RULES, "1 for each rule that is loaded and does not run: by the operator, "
+                                  "or because it was over its budget of cpu_time or alerts.", "rule reason")
+    rule_disablings: Samples = _row("counter", _RULES, "Rules that were disabled for being over their budget.",
+                                    "reason", METER_REASONS)
     rules_loaded: Samples = _row("gauge", _RULES, "Rules by state: loaded, refused (broken), unsupported (for log "
-                                 "sources that the sensor lacks).", "state")
+                                 "sources that the sensor lacks), disabled (of the loaded).", "state")
     correlation_groups: float | None = _row("gauge", _RULES, "Groups that correlations remember events of.")
     correlation_events: float | None = _row("gauge", _RULES, "Events that correlations remember.")
     correlation_bytes: float | None = _row("gauge", _RULES, "Memory of the two, roughly.")
@@ -150,6 +167,11 @@ class Snapshot:
     correlation_dropped: Samples = _row("counter", _RULES, "Matches that correlations could not use: an event seen "
                                         "before, later than the timespan, without a time, or without a value to "
                                         "group by.", "reason", ("duplicate", "late", "undated", "ungrouped"))
+    config_reloads: Samples = _row("counter", _RULES, "Reloads of rules; after a failure the rules are those of "
+                                   "before.", "result", RELOADS)
+    rule_cache: Samples = _row("counter", _RULES, "Look-ups of compiled rules: hit, miss, damaged, untrusted (another "
+                               "user could have written them); unwritable: what was compiled could not be kept.",
+                               "result", CACHE_RESULTS)
     config_last_reload_successful: float | None = _row("gauge", _RULES, "1 if the last reload of rules succeeded.")
     config_last_reload_success_timestamp_seconds: float | None = _row(
         "gauge", _RULES, "When rules were last loaded, seconds since the epoch.")
@@ -241,7 +263,7 @@ def bounded(samples: Mapping[Any, Any], row: Row) -> Iterator[tuple[tuple[str, .
 
     The order makes it stable: a series never moves into ``other`` or out of it, so counters only rise.
     """
-    limit = max(SERIES_LIMIT, len(row.closed))
+    limit = max(row.limit, len(row.closed))
     rest = 0.0
     for index, (key, value) in enumerate(samples.items()):
         if index < limit:

@@ -27,6 +27,7 @@ STAGE_RING = "kernel_ringbuf"
 _OPEN = BY_NAME["file_open"].id
 _LOSS = BY_NAME["sensor_loss"].id
 _STATE = BY_NAME["sensor_state"].id
+_RULE_DISABLED = BY_NAME["sensor_rule_disabled"].id
 _PATH_INDEX = next(index for index, item in enumerate(BY_NAME["file_open"].fields) if item.name == "path")
 # An open with one of these is reported for more than its name. A cut path can't be held against a
 # pattern, and a hard link to a watched file has another name on purpose.
@@ -186,6 +187,10 @@ class Pipeline:
     def state(self, state: str, detail: str, *, now_ns: int) -> Notice:
         """The document (and alerts) of a change of the sensor itself; *detail* is one sentence."""
         return self._own(_STATE, (state, detail), now_ns)
+
+    def rule_disabled(self, rule: str, name: str, reason: str, measured: int, limit: int, *, now_ns: int) -> Notice:
+        """The document (and alerts) of a rule that was over its budget; see the event table for the values."""
+        return self._own(_RULE_DISABLED, (rule, name, reason, measured, limit), now_ns)
 
     # Inside --------------------------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from sensor.config import LOCAL_RULES
 from sensor.errors import UsageError
 from sensor.resources import rules_dir
-from sensor.rules import content
-from sensor.rules.model import Options, RuleSet, Source
+from sensor.rules import files
+from sensor.rules.files import Gathered
+from sensor.rules.model import Options, Source
 
 DEFAULT = "default"
 
@@ -39,7 +40,7 @@ class Root:
         """Its rule files, reached through the descriptor."""
         access = f"/proc/self/fd/{self.fd}"
         return [replace(source, display=self.display + source.display.removeprefix(access))
-                for source in content.discover([access])]
+                for source in files.discover([access])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +55,18 @@ class RuleFiles:
         """Open the default rules and *paths*; raises UsageError."""
         return cls(Root.open(str(rules_dir())), tuple(Root.open(os.path.abspath(path)) for path in paths))
 
-    def load(self, configured: Sequence[str], options: Options = content.NO_OPTIONS) -> RuleSet:
-        """Parse the rules of the command line, else the *configured* ones. Raises UsageError."""
-        sources: list[Source] = []
+    def sources(self, configured: Sequence[str]) -> list[Source]:
+        """The rule files of the command line, else the *configured* ones. Raises UsageError."""
+        found: list[Source] = []
         for root in self.named:
-            sources += root.sources()
+            found += root.sources()
         for path in () if self.named else configured:
             if path == DEFAULT:
-                sources += self.default.sources()
+                found += self.default.sources()
             elif path != LOCAL_RULES or Path(path).exists():
-                sources += content.discover([path])
-        return content.load(sources, options=options)
+                found += files.discover([path])
+        return found
+
+    def gather(self, configured: Sequence[str], options: Options) -> Gathered:
+        """Read them, and the pipelines. Raises UsageError."""
+        return files.gather(self.sources(configured), options.pipelines)

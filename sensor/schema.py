@@ -293,8 +293,15 @@ EVENTS: tuple[Event, ...] = (
         _f(Kind.TEXT, "lost_type", "sensor.loss.type", "Event type, or all.", cap=32))),
     Event(101, "sensor_state", "user", "The sensor started, stopped, reloaded or changed its mode.", "host",
           "change", ("sensor_state",), (
-        _f(Kind.TEXT, "state", "sensor.state", "start, ready, stop, engine_restart, probe_failed.", cap=32),
+        _f(Kind.TEXT, "state", "sensor.state", "start, ready, stop, engine_restart, probe_failed, reload, reload_refused.", cap=32),
         _f(Kind.TEXT, "detail", "message", "One sentence.", cap=1024))),
+    Event(120, "sensor_rule_disabled", "user", "A rule was over its budget and is not evaluated any more, until the next "
+          "reload.", "host", "change", ("sensor_rule_disabled",), (
+        _f(Kind.TEXT, "rule", "sensor.rule.id", "Id of the rule.", cap=128),
+        _f(Kind.TEXT, "name", "sensor.rule.name", "Its title.", cap=256),
+        _f(Kind.TEXT, "reason", "sensor.rule.reason", "cpu_time or alerts: of which it took too much.", cap=32),
+        _f(Kind.U64, "measured", "sensor.rule.measured", "What it took within the last minute: ms, or alerts."),
+        _f(Kind.U64, "limit", "sensor.rule.limit", "What it may take, in the same unit."))),
 )
 
 BY_ID: dict[int, Event] = {event.id: event for event in EVENTS}

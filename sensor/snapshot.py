@@ -10,7 +10,9 @@ from typing import Any
 from sensor import __version__
 from sensor.kernel.hooks import RINGS
 from sensor.live import Live
-from sensor.metrics import Histogram, Snapshot, output_samples
+from sensor.metrics import RELOADS, Histogram, Snapshot, output_samples
+from sensor.rules.meter import REASONS as METER_REASONS
+from sensor.rules.meter import Meter
 from sensor.rules.model import RuleSet
 
 
@@ -24,6 +26,11 @@ class Facts:
     levels: dict[str, str] = field(default_factory=dict)  # rule id -> level
     reload_ok: bool = True
     reload_at: float = 0.0
+    reloads: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RELOADS, 0))
+    disabled: dict[str, str] = field(default_factory=dict)  # id of a rule that doesn't run -> why
+    disablings: dict[str, int] = field(default_factory=lambda: dict.fromkeys(METER_REASONS, 0))
+    meter: Meter | None = None
+    cache: dict[str, int] = field(default_factory=dict)  # of compiled rules: result -> look-ups
     latency: dict[str, Histogram] = field(default_factory=dict)
 
 
@@ -55,7 +62,14 @@ def _rules(snapshot: Snapshot, facts: Facts) -> None:
     rules = facts.rules
     if rules is not None:
         snapshot.rules_loaded = {"loaded": rules.loaded, "refused": len(rules.refused),
-                                 "unsupported": len(rules.unsupported)}
+                                 "unsupported": len(rules.unsupported), "disabled": len(facts.disabled)}
+    snapshot.rule_disabled = dict.fromkeys(facts.disabled.items(), 1.0)
+    snapshot.rule_disablings = dict(facts.disablings)
+    if facts.meter is not None:
+        costly = list(facts.meter.costly)
+        snapshot.rule_evaluations = {rule: facts.meter.evaluations[rule] for rule in costly}
+        snapshot.rule_eval_seconds = {rule: facts.meter.nanoseconds[rule] / 1e9 for rule in costly}
+    snapshot.config_reloads, snapshot.rule_cache = dict(facts.reloads), dict(facts.cache)
     snapshot.config_last_reload_successful = float(facts.reload_ok)
     snapshot.config_last_reload_success_timestamp_seconds = facts.reload_at or None
 

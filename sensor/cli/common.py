@@ -9,9 +9,9 @@ import click
 
 from sensor.errors import UsageError
 from sensor.options import METRICS_OFF, parse_address, parse_duration
-from sensor.outputs.terminal import terminal_safe
 
 if TYPE_CHECKING:
+    from sensor.rules.files import Gathered
     from sensor.rules.model import Options, RuleSet
 
 #: Refusals shown before the rest is only counted.
@@ -49,11 +49,35 @@ config_option = click.option(
 
 def rule_options(path: str | None) -> Options:
     """What a settings file says about reading rules. Raises UsageError."""
-    from sensor import config
     from sensor.rules.model import Options
 
-    rules = config.load(path).rules if path is not None else config.Rules()
+    if path is None:
+        return Options()
+    from sensor import config
+
+    rules = config.load(path).rules
     return Options(rules.placeholders, rules.pipelines)
+
+
+def rule_set(paths: Sequence[str], settings: str | None = None) -> RuleSet:
+    """Rules of files and directories, the default rules if there are none; parsed, or as compiled before.
+
+    Raises:
+        UsageError: A path is absent, or a processing pipeline can't be used.
+    """
+    from sensor import resources
+    from sensor.rulecache import RuleCache, user_home
+    from sensor.rules import files
+
+    options = rule_options(settings)
+    sources = files.discover(list(paths) or [str(resources.rules_dir())])
+    return RuleCache(user_home()).load(files.gather(sources, options.pipelines), options, _compile)
+
+
+def _compile(gathered: Gathered, options: Options) -> RuleSet:
+    from sensor.rules import content  # pySigma takes a quarter of a second
+
+    return content.compile_rules(gathered, options=options)
 
 
 def load_rules(paths: Sequence[str], settings: str | None = None) -> RuleSet:
@@ -65,12 +89,10 @@ def load_rules(paths: Sequence[str], settings: str | None = None) -> RuleSet:
     Raises:
         UsageError: A path is absent, a rule is refused (each with file, line and reason), or none is left.
     """
-    from sensor import resources
-    from sensor.rules import content  # pySigma takes half a second
-
-    places = list(paths) or [str(resources.rules_dir())]
-    rules = content.load(content.discover(places), options=rule_options(settings))
+    rules = rule_set(paths, settings)
     if rules.refused:
+        from sensor.outputs.terminal import terminal_safe
+
         lines = [terminal_safe(str(refused)) for refused in rules.refused[:_SHOWN]]
         more = len(rules.refused) - len(lines)
         if more:
@@ -78,5 +100,5 @@ def load_rules(paths: Sequence[str], settings: str | None = None) -> RuleSet:
         raise UsageError(f"{len(rules.refused)} rules are refused\n  " + "\n  ".join(lines))
     if not rules.loaded:
         others = f"{len(rules.unsupported)} are for log sources that the sensor lacks"
-        raise UsageError(f"no rule to run in {', '.join(places)}; {others}")
+        raise UsageError(f"no rule to run in {', '.join(paths) or 'the default rules'}; {others}")
     return rules

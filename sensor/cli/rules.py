@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sensor import resources
-from sensor.cli.common import config_option, example, rule_options
+from sensor.cli.common import config_option, example, rule_set
 from sensor.errors import UsageError
 from sensor.outputs.terminal import terminal_safe
 
@@ -27,12 +26,6 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object
 @click.group("rules")
 def command() -> None:
     """Check, test and explain rules. Without PATH, the rules that come with the sensor."""
-
-
-def _load(paths: Sequence[str], settings: str | None = None) -> RuleSet:
-    from sensor.rules import content  # pySigma takes a quarter of a second
-
-    return content.load(content.discover(list(paths) or [str(resources.rules_dir())]), options=rule_options(settings))
 
 
 def _say(*lines: object) -> None:
@@ -55,7 +48,7 @@ def check(paths: tuple[str, ...], config: str | None, as_json: bool) -> int:
 
     Exit status 2 if any is refused.
     """
-    rules = _load(paths, config)
+    rules = rule_set(paths, config)
     if as_json:
         _dump({
             "loaded": rules.loaded, "correlations": len(rules.correlations), "filters": rules.filters,
@@ -105,7 +98,7 @@ def test(paths: tuple[str, ...], config: str | None, strict: bool, as_json: bool
     """
     from sensor.rules import samples
 
-    rules = _load(paths, config)
+    rules = rule_set(paths, config)
     results = samples.run(rules.rules, rules.correlations)
     refused = [*rules.refused, *results.refused]
     if as_json:
@@ -137,7 +130,7 @@ def list_rules(paths: tuple[str, ...], config: str | None, as_json: bool) -> int
     from sensor.rules import explain
     from sensor.rules.model import Correlation
 
-    rules = _load(paths, config)
+    rules = rule_set(paths, config)
     if as_json:
         _dump([explain.facts(rule) for rule in rules.every])
         return 0
@@ -161,7 +154,7 @@ def convert_rules(paths: tuple[str, ...]) -> int:
     from sensor.rules.falco import tosigma
     from sensor.rules.falco.model import FalcoRule
 
-    rules = _load(paths)
+    rules = rule_set(paths)
     reasons = [f"refused: {each}" for each in rules.refused] + [f"unsupported: {each}" for each in rules.unsupported]
     written = []
     for rule in rules.rules:
@@ -229,7 +222,7 @@ def explain_rule(rule: str, paths: tuple[str, ...], config: str | None, event: s
 def _find(wanted: str, paths: Sequence[str], settings: str | None) -> list[Rule | Correlation]:
     """Rules by file, id or title. Raises UsageError where there is none, or it is refused."""
     by_file = os.path.isfile(wanted)
-    rules = _load([wanted] if by_file else paths, settings)
+    rules = rule_set([wanted] if by_file else paths, settings)
     every = rules.every
     found = list(every) if by_file else [rule for rule in every if wanted in (rule.id, rule.name, rule.handle)]
     if found:

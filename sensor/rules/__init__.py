@@ -1,6 +1,7 @@
 """Rules: from files to one typed condition tree, and from there to a matcher.
 
-    content.py   files -> RuleSet, with limits         yamlsafe.py  bounded YAML with line numbers
+    files.py     rule files found and read             content.py   files -> RuleSet, with limits
+    yamlsafe.py  bounded YAML with line numbers        plain.py     RuleSet <-> plain data
     sigma.py     Sigma front-end (through pySigma)     fields.py    field names, log sources, events
     condition.py the tree                              values.py    what a value in a document means
     reference.py naive truth, the oracle of the tests  matcher.py   the stream matcher

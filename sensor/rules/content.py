@@ -1,14 +1,13 @@
-"""From paths to a RuleSet. Files are hostile until proven otherwise; one bad rule harms no other."""
+"""From files to a RuleSet. Files are hostile until proven otherwise; one bad rule harms no other."""
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sensor.errors import UsageError
+from sensor.rules.files import LIMITS, File, Gathered, Limits, Unreadable, discover, gather
 from sensor.rules.model import Correlation, Options, Refused, Rule, RuleSet, Source, Unsupported
 from sensor.rules.yamlsafe import Items, Map, YamlError, documents
 
@@ -17,75 +16,37 @@ if TYPE_CHECKING:
     from sensor.rules.falco.frontend import Falco
     from sensor.rules.sigma import Filter, Reading
 
-SUFFIXES = (".yml", ".yaml")
-SAMPLES = ".samples"  # before the suffix: a rule's samples, no rule
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of a rule set. A file over its bound is refused whole, a rule over the count alone."""
-
-    file_bytes: int = 1 << 20  # the largest file of the public collections has 60 KB
-    rules: int = 2000  # start-up time and memory grow with them
-    files: int = 20_000  # stops a walk that was pointed at a whole disk
-
-
-def is_samples(path: str) -> bool:
-    """Whether a file holds samples of rules."""
-    return os.path.splitext(path)[0].endswith(SAMPLES)
-
-
-def discover(paths: Iterable[str], limits: Limits = Limits()) -> list[Source]:
-    """The rule files at and below the paths, sorted by name under each path.
-
-    Symbolic links to files are followed, to directories not. Raises UsageError for a path that
-    isn't there, and for more files than the limit.
-    """
-    found: list[Source] = []
-    for path in paths:
-        if not os.path.exists(path):
-            raise UsageError(f"{path}: no such file or directory")
-        if os.path.isdir(path):
-            found.extend(_below(path))
-        else:
-            found.append(Source(path, path))
-        if len(found) > limits.files:
-            raise UsageError(f"{path}: more than {limits.files} rule files")
-    return found
-
-
-def _below(path: str) -> list[Source]:
-    closed: list[str] = []  # directories that can't be read: as a source each is refused, and so is told
-    names = [os.path.join(folder, name)
-             for folder, _, names in os.walk(path, onerror=lambda error: closed.append(error.filename))
-             for name in names if name.endswith(SUFFIXES) and not is_samples(name)]
-    return [Source(name, name) for name in sorted([*names, *closed])]
-
+__all__ = ["NO_OPTIONS", "Limits", "compile_rules", "discover", "load"]
 
 NO_OPTIONS = Options()
 
 
-def load(sources: Sequence[Source], limits: Limits = Limits(), options: Options = NO_OPTIONS) -> RuleSet:
+def load(sources: Sequence[Source], limits: Limits = LIMITS, options: Options = NO_OPTIONS) -> RuleSet:
     """Every rule of the files that is sound, and the reason for each other one.
 
     Raises UsageError for a processing pipeline of *options* that can't be used.
     """
+    return compile_rules(gather(sources, options.pipelines, limits), limits, options)
+
+
+def compile_rules(gathered: Gathered, limits: Limits = LIMITS, options: Options = NO_OPTIONS) -> RuleSet:
+    """The same of files that have been read."""
     from sensor.rules import sigma, sigma_pipeline  # pySigma: only where rules are parsed
 
-    transform = sigma_pipeline.load([(path, read_named(path, limits)) for path in options.pipelines])
+    transform = sigma_pipeline.load([(file.display, _named(file)) for file in gathered.pipelines])
     loading = _Loading(limits, sigma.Reading(options=options, transform=transform))
-    for source in sources:
-        loading.add(source)
+    for file in gathered.files:
+        loading.add(file)
     loading.compile_falco()
     return loading.finish()
 
 
-def read_named(path: str, limits: Limits = Limits()) -> str:
+def _named(file: File) -> str:
     """Text of a file that the settings name. Raises UsageError."""
     try:
-        return read_text(path, limits.file_bytes)
+        return file.text()
     except Unreadable as error:
-        raise UsageError(f"{path}: {error}") from error
+        raise UsageError(f"{file.display}: {error}") from error
 
 
 class _Loading:
@@ -102,9 +63,9 @@ class _Loading:
         self.falco: Falco | None = None  # items of Falco's files, which are compiled when all are there
         self.foreign: dict[str, str] = {}  # id or name of an unsupported rule -> why it is
 
-    def add(self, source: Source) -> None:
+    def add(self, source: File) -> None:
         try:
-            text = read_text(source.path, self.limits.file_bytes)
+            text = source.text()
             empty = True
             for document in documents(text):
                 empty = empty and document is None
@@ -206,26 +167,3 @@ class _Loading:
     def _refuse(self, document: object, path: str, reason: str) -> None:
         line, title = (document.line, str(document.get("title", ""))) if isinstance(document, Map) else (1, "")
         self.refused.append(Refused(path, line, title, reason))
-
-
-class Unreadable(ValueError):
-    """The file can't be had as text; ``str()`` says why, without the path."""
-
-
-def read_text(path: str, limit: int) -> str:
-    """Text of a regular file of at most ``limit`` bytes. Raises Unreadable."""
-    try:
-        # Non-blocking, so that a FIFO in a rule directory can't stop the load.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise Unreadable("not a regular file")
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise Unreadable(f"can't be read: {error.strerror}") from error
-    if len(data) > limit:
-        raise Unreadable(f"larger than {limit} bytes")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Unreadable(f"no UTF-8 at byte {error.start}") from error

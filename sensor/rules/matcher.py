@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sensor.rules.condition import Condition, fields
@@ -51,6 +51,13 @@ class Matcher:
             return run(document) if run is not None else _NOTHING
         except (AttributeError, KeyError, TypeError):
             return self._match_odd(document)
+
+    def left_open(self, document: Mapping[str, Any]) -> list[tuple[Rule, Callable[[Mapping[str, Any]], bool]]]:
+        """The rules that what was seen before doesn't decide on, each with what it has to test on this event."""
+        event = document.get("event")
+        action = event.get("action") if isinstance(event, Mapping) else None
+        program = self._programs.get(action) if isinstance(action, str) else None
+        return program.left_open(document) if program else []
 
     def _match_odd(self, document: Mapping[str, Any]) -> Sequence[Rule]:
         self.odd += 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from sensor.rules.condition import Condition, Order
@@ -173,3 +173,8 @@ class RuleSet:
     def every(self) -> tuple[Rule | Correlation, ...]:
         """Rules of every kind that run."""
         return self.rules + self.correlations
+
+    def without(self, ids: Container[str]) -> RuleSet:
+        """The same without some rules. A correlation that refers to one of them stays, and waits for it in vain."""
+        return replace(self, rules=tuple(rule for rule in self.rules if rule.id not in ids),
+                       correlations=tuple(rule for rule in self.correlations if rule.id not in ids))

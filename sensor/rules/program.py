@@ -109,6 +109,18 @@ class Program:
 
     def match_any_shape(self, document: Document) -> Match:
         """The rules that match, whatever the document looks like."""
+        found = self._decide(self._true_of(document))
+        return found if isinstance(found, tuple) else found(document)
+
+    def left_open(self, document: Document) -> list[tuple[Rule, Test]]:
+        """The rules that hang on the event itself, each with its test."""
+        true = self._true_of(document)
+        return [(self._rules[number], self._test(rest)) for number, need in enumerate(self._needs)
+                if not need or need & true
+                if (rest := self._residuals[number](true)) is not TRUE and rest is not FALSE]
+
+    def _true_of(self, document: Document) -> int:
+        """The cheap predicates that are true of a document of any shape."""
         values = [find(document, field) for field in self.fields]
         true = 0
         for value, scanner in zip(values, self.scanners, strict=True):
@@ -119,8 +131,7 @@ class Program:
             if extra:
                 for position, scanner in extra.scanners:
                     true |= scanner.classify(values[position])
-        found = self._decide(true)
-        return found if isinstance(found, tuple) else found(document)
+        return true
 
     def _decide(self, true: int) -> Match | _Open:
         """Which rules match where exactly these predicates are true; remembered."""

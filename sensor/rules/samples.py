@@ -19,9 +19,9 @@ from typing import Any
 
 from sensor import derived, paths, schema, shape
 from sensor.rules import fields
-from sensor.rules.content import SAMPLES, Limits, Unreadable, read_text
 from sensor.rules.correlation import Correlator
 from sensor.rules.eventtime import text_of_ns
+from sensor.rules.files import SAMPLES, Limits, Unreadable, read_text
 from sensor.rules.matcher import Matcher
 from sensor.rules.model import About, Correlation, Refused, Rule
 from sensor.rules.values import scalars

@@ -41,6 +41,9 @@ rules:
   paths: [/srv/rules, default]
   placeholders: {admins: [ann, bob]}
   pipelines: [/srv/pipeline.yml]
+  watch_seconds: 30
+  budget_cpu_percent: 5
+  budget_alerts: 600
 output: {spec: /var/log/sensor.jsonl}
 events: all
 metrics: {listen: '[::1]:9'}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sensor import config, schema
-from sensor.rules import condition, content, samples, sigma
+from sensor.rules import condition, content, files, samples, sigma
 from sensor.rules.matcher import Matcher
 from sensor.rules.model import Rule
 from sensor.rules.yamlsafe import documents
@@ -26,7 +26,7 @@ TACTICS = {
     "defense-evasion", "credential-access", "discovery", "lateral-movement", "collection", "command-and-control",
     "exfiltration", "impact",
 }
-FILES = sorted(path for path in RULES.rglob("*.yml") if not content.is_samples(str(path)))
+FILES = sorted(path for path in RULES.rglob("*.yml") if not files.is_samples(str(path)))
 #: Files of a correlation, which comes first, and of rules that only serve it.
 CORRELATED = [path for path in FILES if "\n---\n" in path.read_text("utf-8")]
 SINGLE = [path for path in FILES if path not in CORRELATED]

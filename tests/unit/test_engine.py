@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from sensor import rulechild, switches
 from sensor.arguments import Arguments
 from sensor.engine import Engine, _Opened
 from sensor.errors import SensorError
 from sensor.live import Outputs
 from sensor.metrics import Metrics
+from sensor.pipeline import Pipeline
 from sensor.rulefiles import RuleFiles
 from sensor.rules.content import discover, load
+from sensor.snapshot import take
+from tests.unit import hostile_child
 
 RULE = """\
 title: {name}
@@ -32,19 +39,28 @@ def write(folder: Path, number: int, name: str, condition: str = "selection") ->
     (folder / f"{name}.yml").write_text(RULE.format(name=name, number=number, condition=condition))
 
 
+@contextmanager
+def started(rules: Path, cache: Path | None = None, config: str | None = None,
+            state: Path | None = None) -> Iterator[Engine]:
+    """An engine without probes that runs the rules of a directory."""
+    files = RuleFiles.open([str(rules)])
+    opened = (config, os.open(config, os.O_RDONLY)) if config else None
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        made = Engine(ours, Arguments(metrics="off"), _Opened([], files, opened, Outputs(), "boot", cache, state))
+        made.theirs = theirs  # type: ignore[attr-defined]
+        yield made
+    for fd in (files.default.fd, *(root.fd for root in files.named), *(opened[1:] if opened else ())):
+        os.close(fd)
+
+
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
     """One that runs the sound rule `first` and refuses `always_broken`."""
     write(tmp_path, 1, "first")
     write(tmp_path, 2, "always_broken", "nowhere")
-    files = RuleFiles.open([str(tmp_path)])
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        made = Engine(ours, Arguments(metrics="off"), _Opened([], files, None, Outputs(), "boot"))
-        made.theirs = theirs  # type: ignore[attr-defined]
+    with started(tmp_path) as made:
         yield made
-    for root in (files.default, *files.named):
-        os.close(root.fd)
 
 
 def names(engine: Engine) -> list[str]:
@@ -71,10 +87,18 @@ def test_a_scrape_that_waited_for_the_engine_is_answered(tmp_path: Path, monkeyp
     assert answers == ["", "the probes are being loaded", True]
 
 
+def reload(engine: Engine) -> None:
+    """Ask for a reload, and let the loop turn until it is over."""
+    engine._reload()
+    while engine._load.busy:
+        engine._step()
+        time.sleep(0.002)
+
+
 def test_reload_takes_new_rules_though_another_was_broken_before(engine: Engine, tmp_path: Path) -> None:
     """A collection with rules that never loaded must not make every reload fail."""
     write(tmp_path, 3, "second")
-    engine._reload()
+    reload(engine)
     assert names(engine) == ["first", "second"]
     assert engine._facts.reload_ok
 
@@ -85,7 +109,7 @@ def test_reload_with_a_rule_that_has_broken_keeps_the_old_set(
     """A typing mistake costs no detection: the rule goes on as it was, and the place is said."""
     (tmp_path / "first.yml").write_text(text)
     write(tmp_path, 3, "second")
-    engine._reload()
+    reload(engine)
     assert names(engine) == ["first"]
     assert not engine._facts.reload_ok
     said = capsys.readouterr().err
@@ -96,10 +120,10 @@ def test_reload_with_a_rule_that_has_broken_keeps_the_old_set(
 def test_reload_after_the_mistake_is_mended_takes_the_set(engine: Engine, tmp_path: Path) -> None:
     """What was refused once is not held against a file."""
     (tmp_path / "first.yml").write_text("[")
-    engine._reload()
+    reload(engine)
     write(tmp_path, 1, "first")
     write(tmp_path, 3, "second")
-    engine._reload()
+    reload(engine)
     assert names(engine) == ["first", "second"]
     assert engine._facts.reload_ok
 
@@ -129,3 +153,211 @@ def test_a_supervisor_that_is_killed_ends_the_engine_with_one_sentence(engine: E
     engine.theirs.close()  # type: ignore[attr-defined]
     with pytest.raises(SensorError, match="the supervisor is gone"):
         engine._message()
+
+
+@pytest.mark.parametrize("how", ["crash", "fill", "lie", "vanish"])
+def test_a_child_that_goes_wrong_costs_the_reload_and_nothing_else(
+        engine: Engine, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    """The old rules go on, log line and metric say so, and the next reload is like any other."""
+    with monkeypatch.context() as patch:
+        patch.setattr(rulechild, "ENTRY", hostile_child.__name__)
+        (tmp_path / "x.yml").write_text(f"# {hostile_child.HOW}{how}\n")
+        reload(engine)
+    assert names(engine) == ["first"]
+    assert "reload refused, the rules stay as they were" in capsys.readouterr().err
+    snapshot = take(None, engine._facts)
+    assert snapshot.config_last_reload_successful == 0
+    assert snapshot.config_reloads == {"success": 0, "failure": 1}
+    (tmp_path / "x.yml").unlink()
+    reload(engine)
+    assert take(None, engine._facts).config_last_reload_successful == 1
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, "a: &a [x]\nb: [*a, *a]\n"])
+def test_a_file_made_to_harm_parsers_leaves_the_old_rules(engine: Engine, tmp_path: Path, text: str) -> None:
+    """Where a rule was, and where none was, in which case the others are taken."""
+    (tmp_path / "first.yml").write_text(text)
+    reload(engine)
+    assert (names(engine), engine._facts.reload_ok) == (["first"], False)
+
+
+def test_events_go_on_while_rules_are_read_and_a_second_request_is_kept(engine: Engine, tmp_path: Path) -> None:
+    """The loop turns; what was written while the first reload ran is in the second."""
+    write(tmp_path, 3, "second")
+    engine._reload()
+    engine._step()
+    assert engine._load.busy
+    assert names(engine) == ["first"]
+    write(tmp_path, 4, "third")
+    engine._reload()
+    while engine._load.busy:
+        engine._step()
+    assert names(engine) == ["first", "second", "third"]
+    assert engine._facts.reloads == {"success": 2, "failure": 0}
+
+
+def test_rules_seen_before_need_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at the start nor at a reload; and the metric tells."""
+    rules, cache = tmp_path / "rules", tmp_path / "cache"
+    rules.mkdir()
+    write(rules, 1, "first")
+    with started(rules, cache) as engine:
+        assert engine._facts.cache["hit"] == 0
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with started(rules, cache) as engine:
+        reload(engine)
+        assert names(engine) == ["first"]
+        assert take(None, engine._facts).rule_cache["hit"] == 2
+
+
+def test_without_a_process_to_spare_the_engine_starts_all_the_same(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A host at its limit of processes is one to watch."""
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    write(tmp_path, 1, "first")
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with started(tmp_path) as engine:
+        assert names(engine) == ["first"]
+        assert "read by the engine itself" in capsys.readouterr().err
+        reload(engine)
+        assert (names(engine), engine._facts.reload_ok) == (["first"], False)
+
+
+def test_files_are_watched_where_the_settings_ask_for_it(tmp_path: Path) -> None:
+    """A change is taken once it has settled: a file that is being written is not half read."""
+    settings = tmp_path / "sensor.yaml"
+    settings.write_text("rules: {watch_seconds: 5}\n")
+    rules = tmp_path / "rules"
+    rules.mkdir()
+    write(rules, 1, "first")
+    with started(rules, config=str(settings)) as engine:
+        now = engine._next_look
+        engine._look(now)
+        assert not engine._load.busy
+        write(rules, 2, "second")
+        engine._look(now + 4)
+        engine._look(now + 5)
+        assert not engine._load.busy
+        write(rules, 3, "third")
+        engine._look(now + 10)
+        assert not engine._load.busy
+        engine._look(now + 15)
+        assert engine._load.busy
+        while engine._load.busy:
+            engine._step()
+        assert names(engine) == ["first", "second", "third"]
+        engine._look(now + 20)
+        engine._look(now + 25)
+        assert not engine._load.busy
+
+
+class FakeLive:
+    """Counts of a live stream, and what was reported."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.pipeline = Pipeline(engine._matcher, correlator=engine._correlator)
+        self.told: list[tuple[object, ...]] = []
+
+    def rule_disabled(self, *values: object) -> None:
+        self.told.append(values)
+
+    def state(self, state: str, detail: str) -> None:
+        self.told.append((state, detail))
+
+
+ID = "00000000-0000-4000-8000-000000000001"
+
+
+@pytest.mark.parametrize("reason", ["cpu_time", "alerts"])
+def test_a_rule_over_its_budget_is_disabled_with_event_metric_and_log_until_a_reload(
+        tmp_path: Path, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The others go on."""
+    settings, rules = tmp_path / "sensor.yaml", tmp_path / "rules"
+    settings.write_text("rules: {budget_cpu_percent: 10, budget_alerts: 100}\n")
+    rules.mkdir()
+    write(rules, 1, "first")
+    write(rules, 2, "second")
+    with started(rules, config=str(settings)) as engine:
+        live = FakeLive(engine)
+        engine._live = live  # type: ignore[assignment]
+        engine._budgets()
+        if reason == "alerts":
+            live.pipeline.counters.matches[ID] = 101
+        else:
+            engine._meter.nanoseconds[ID], engine._meter.samples[ID] = 6_001_000_000, 100
+        engine._budgets()
+        engine._budgets()  # while others are being built nobody is told twice
+        while engine._load.busy:
+            engine._step()
+        assert names(engine) == ["second"]
+        assert [rule.name for rule in live.pipeline.matcher.rules] == ["second"]  # type: ignore[attr-defined]
+        measured, limit = (101, 100) if reason == "alerts" else (6001, 6000)
+        assert live.told == [(ID, "first", reason, measured, limit)]
+        assert f"rule {ID} (first) is disabled until the next reload" in capsys.readouterr().err
+        snapshot = take(None, engine._facts)
+        assert snapshot.rule_disabled == {(ID, reason): 1.0}
+        assert snapshot.rule_disablings[reason] == 1
+        assert snapshot.rules_loaded["disabled"] == 1
+        engine._budgets()
+        assert not engine._load.busy
+        reload(engine)
+        assert names(engine) == ["first", "second"]
+        engine._budgets()
+        assert not engine._load.busy
+        assert take(None, engine._facts).rule_disabled == {}
+
+
+def test_rules_that_the_operator_switched_off_do_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At the start and after a reload; a damaged file is said, and refuses a reload."""
+    rules, state = tmp_path / "rules", tmp_path / "state"
+    rules.mkdir()
+    write(rules, 1, "first")
+    write(rules, 2, "second")
+    switches.write(state, {ID: "2026-01-01T00:00:00Z", "another": ""})
+    with started(rules, state=state) as engine:
+        assert names(engine) == ["second"]
+        assert take(None, engine._facts).rule_disabled == {(ID, "operator"): 1.0}
+        switches.write(state, {})
+        reload(engine)
+        assert names(engine) == ["first", "second"]
+        (state / switches.FILE).write_text("{")
+        reload(engine)
+        assert (names(engine), engine._facts.reload_ok) == (["first", "second"], False)
+    with started(rules, state=state) as engine:
+        assert names(engine) == ["first", "second"]
+        assert "no rule is disabled: " in capsys.readouterr().err
+
+
+def test_correlations_keep_what_they_know_when_the_same_rules_come_from_a_child(tmp_path: Path) -> None:
+    """A reload between two events of a sequence doesn't hide it."""
+    (tmp_path / "rule.yml").write_text(RULE.format(name="first", number=1, condition="selection") + CORRELATION)
+    with started(tmp_path) as engine:
+        live = FakeLive(engine)
+        engine._live = live  # type: ignore[assignment]
+        alerts = []
+        for second in range(3):
+            found = live.pipeline.feed_document({
+                "@timestamp": f"2026-01-01T00:00:0{second}Z", "event": {"action": "process-exec", "id": str(second)},
+                "process": {"command_line": "first", "pid": 7}})
+            alerts.append([each["rule"]["name"] for each in found])
+            write(tmp_path, 10 + second, f"other{second}")
+            reload(engine)
+        assert alerts == [[], [], ["thrice"]]
+
+
+CORRELATION = """\
+name: first
+---
+title: thrice
+id: 00000000-0000-4000-8000-000000000099
+correlation:
+    type: event_count
+    rules: [first]
+    group-by: [ProcessId]
+    timespan: 1m
+    condition: {gte: 3}
+level: high
+"""

@@ -34,7 +34,7 @@ OUTSIDE = {
     "resources": "finds the files that are installed with the package",
     "kernel.ring": "reads the rings",
     "process.seed": "reads /proc",
-    "rules.content": "reads rule files",
+    "rules.files": "finds and reads rule files",
     "rules.samples": "reads samples beside rule files",
 }
 _OUTSIDE_MODULES = {"asyncio", "fcntl", "glob", "io", "mmap", "os", "pathlib", "psutil", "pwd", "select", "selectors",

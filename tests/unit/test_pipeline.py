@@ -180,6 +180,17 @@ def test_loss_told_by_count_is_not_counted_again_when_its_gap_shows() -> None:
     assert sum(made.counters.received.values()) == 3
 
 
+def test_document_of_a_disabled_rule_is_one_that_rules_see() -> None:
+    """Switching detection off is something to detect."""
+    made = pipeline("sensor-rule-disabled")
+    document, alerts = made.rule_disabled("r9", "Another", "alerts", 700, 600, now_ns=5)
+    assert document["event"]["action"] == "sensor-rule-disabled"
+    assert document["sensor"]["rule"] == {"id": "r9", "name": "Another", "reason": "alerts", "measured": 700,
+                                          "limit": 600}
+    assert [each["rule"]["id"] for each in alerts] == ["r1"]
+    assert alerts[0]["sensor"]["rule"]["id"] == "r9"
+
+
 def test_state_document_says_what_happened() -> None:
     """One sentence, seen by rules and outputs; ids of the sensor's own events differ."""
     made = pipeline()

@@ -1,0 +1,190 @@
+"""Parses rules in a process that is thrown away, for the engine.
+
+What a hostile file may do to a parser (crash it, keep it busy, fill its memory, take it over) it does to a
+process with bounded memory and time, without network, and without anything to write to but the answer. The
+engine reads the files and gives their bytes, so the child opens none of them; the answer is plain data that
+the engine checks value by value (rules/plain.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from sensor import children, confine
+from sensor.errors import SensorError, UsageError
+from sensor.outputs.terminal import terminal_safe
+from sensor.rules import plain
+from sensor.rules.files import Gathered
+from sensor.rules.model import Options, RuleSet
+
+#: Longer than the CPU time: the machine has other work. The supervisor waits 60 s for an engine that starts.
+WALL_SECONDS = 45.0
+_MESSAGE = 4096  # characters of an error that are shown
+_REFUSED = 2  # exit status: the output is a message
+_NICE = 5  # events come first
+
+
+#: Module whose ``main`` the child runs.
+ENTRY = __name__
+
+
+class NoChild(UsageError):
+    """The system gave no process. That says nothing about the rules."""
+
+
+class Child:
+    """One such process.
+
+    Args:
+        gathered: Files as they were read.
+        options: From the settings.
+
+    Raises:
+        NoChild: It can't be started.
+    """
+
+    def __init__(self, gathered: Gathered, options: Options) -> None:
+        self._output = os.memfd_create("rules-compiled", os.MFD_CLOEXEC)
+        job = -1
+        try:
+            job = _job(gathered, options)
+            self._process = _start(job, self._output)
+        except OSError as error:
+            os.close(self._output)
+            raise NoChild(f"no process could be started to read the rules: {error}") from error
+        finally:
+            if job >= 0:
+                os.close(job)
+        self._deadline = time.monotonic() + WALL_SECONDS
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is at its end."""
+        return self._process.poll() is not None
+
+    @property
+    def late(self) -> bool:
+        """Whether it takes too long."""
+        return time.monotonic() > self._deadline
+
+    def result(self, seconds: float = WALL_SECONDS) -> bytes:
+        """What it made, for plain.load; waits at most so long. Closes everything.
+
+        Raises:
+            UsageError: It refused the rules, or ended in any other way.
+        """
+        status: int | None = None
+        try:
+            status = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        data = os.pread(self._output, plain.MAX_BYTES + 1, 0)
+        os.close(self._output)
+        if status == 0:
+            return data
+        raise UsageError(_failure(status, data))
+
+
+def compile_rules(gathered: Gathered, options: Options) -> tuple[RuleSet, bytes]:
+    """Start one, wait for it, and check what it made: the rules, and the data that they were read from.
+
+    Raises UsageError.
+    """
+    data = Child(gathered, options).result()
+    return checked(data), data
+
+
+def checked(data: bytes) -> RuleSet:
+    """The rules in what a child made. Raises UsageError."""
+    try:
+        rules = plain.load(data)
+        plain.check(rules)
+    except plain.NotPlain as error:
+        raise UsageError(f"the process that read the rules made something else: {error}") from error
+    return rules
+
+
+def _failure(status: int | None, data: bytes) -> str:
+    if status == _REFUSED:
+        return terminal_safe(data.decode("utf-8", "replace")[:_MESSAGE])
+    if status is None:
+        return f"reading the rules took more than {WALL_SECONDS:.0f} s"
+    if status in (-signal.SIGXCPU, -signal.SIGKILL):
+        return "reading the rules took too much processor time, or the kernel ended it for want of memory"
+    how = f"signal {-status}" if status < 0 else f"status {status}"
+    return f"the process that read the rules ended by {how}"
+
+
+def _job(gathered: Gathered, options: Options) -> int:
+    """A file in memory with everything that the child needs to know."""
+    head = json.dumps([{name: list(values) for name, values in options.placeholders.items()}, options.pipelines])
+    fd = os.memfd_create("rules", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(head.encode() + b"\n" + gathered.dump())
+    return fd
+
+
+def _start(job: int, output: int) -> subprocess.Popen[bytes]:
+    # The interpreter itself: the link in a virtual environment may lie where this user may not go.
+    code = f"import sys; sys.path[:] = {json.dumps(sys.path)}; from {ENTRY} import main; main()"
+    command = [os.readlink("/proc/self/exe"), "-I", "-S", "-B", "-c", code, str(os.getpid()), str(job), str(output)]
+    imports = [int(found[1]) for entry in sys.path if (found := re.match(r"/proc/self/fd/(\d+)", entry))]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                            pass_fds=[job, output, *imports], env={"PATH": os.defpath, "LANG": "C.UTF-8"})
+
+
+# --- in the child ----------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Entry point of the child: its parent, the descriptors of its job and its answer."""
+    parent, job, output = map(int, sys.argv[1:4])
+    status = 0
+    try:
+        children.die_with(parent)
+        data = _work(job)
+    except SensorError as error:
+        status, data = _REFUSED, str(error).encode("utf-8", "backslashreplace")
+    except MemoryError:
+        status, data = _REFUSED, f"the rules need more than {confine.MEMORY_BYTES >> 20} MB to be read".encode()
+    except Exception as error:  # noqa: BLE001  whatever it is, the engine is told
+        status, data = _REFUSED, f"reading the rules failed: {error!r}".encode("utf-8", "backslashreplace")
+    _write(output, data)
+    os._exit(status)
+
+
+def _work(job: int) -> bytes:
+    confine.memory_and_files()
+    with contextlib.suppress(OSError):  # a service may have no right to be polite
+        os.nice(_NICE)
+    from sensor.rules import content, correlation_read, sigma, sigma_pipeline  # noqa: F401  before files are closed
+    from sensor.rules.falco import frontend  # noqa: F401
+    from sensor.rules.matcher import Matcher
+
+    text = Path(f"/proc/self/fd/{job}").read_bytes()
+    head, _, rest = text.partition(b"\n")
+    placeholders, pipelines = json.loads(head)
+    options = Options({name: tuple(values) for name, values in placeholders.items()}, tuple(pipelines))
+    confine.cpu_time()
+    confine.calls()  # after which limits can't be changed any more
+    rules = content.compile_rules(Gathered.parse(rest), options=options)
+    data = plain.dump(rules)
+    if len(data) > plain.MAX_BYTES:
+        raise UsageError(f"the rules, compiled, are larger than {plain.MAX_BYTES} bytes")
+    Matcher(rules.rules)  # what can't be built within these bounds isn't tried by the engine
+    return data
+
+
+def _write(output: int, data: bytes) -> None:
+    at = 0
+    while at < len(data):
+        at += os.pwrite(output, data[at:], at)
