@@ -146,8 +146,8 @@ class Snapshot:
     rule_matches: Samples = _row("counter", _RULES, f"Events that a rule matched. After {SERIES_LIMIT} rules the "
                                  "rest is added up.", "rule severity")
     rule_evaluations: Samples = _row("counter", _RULES, "Times that a rule had to test an event itself (expressions, "
-                                     "networks, ...), because its words alone did not decide. Estimated from samples. Rules "
-                                     "that took 10 ms in all have a series, the first "
+                                     "networks, ...), because its words alone did not decide. Estimated from samples. "
+                                     "Rules that took 10 ms in all have a series, the first "
                                      f"{COSTLY_LIMIT} of them.", "rule", limit=COSTLY_LIMIT)
     rule_eval_seconds: Samples = _row("counter", _RULES, "Processor time of those tests, estimated likewise. What all "
                                       "rules share (scanning new values, look-ups) belongs to no rule.", "rule",
