@@ -209,8 +209,9 @@ def test_place_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
     assert user_home() == Path("/home/me/.cache/sensor")
 
 
-def test_a_warm_start_imports_no_parser_of_rules() -> None:
+def test_a_warm_start_imports_no_parser_of_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither pySigma nor lark: that is where the time went."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code = ("import sys; from sensor.cli.common import rule_set; print(rule_set([]).loaded, "
             "sorted({'sigma', 'pyparsing', 'lark', 'sensor.rules.content'} & set(sys.modules)))")
     seen = [subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
