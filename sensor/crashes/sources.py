@@ -30,7 +30,7 @@ _FIELDS = "MESSAGE,_TRANSPORT,SYSLOG_FACILITY,_SOURCE_MONOTONIC_TIMESTAMP"
 
 _PART = re.compile(rb"(\w{1,32})#(\d{1,9}) Part(\d{1,6})\n")  # kernel/../fs/pstore/platform.c: the first line
 _NAME = re.compile(r"dmesg-([a-z_]{1,32})-(\d{1,20})")
-_EFI_PARTS = 100_000  # efi-pstore.c: (time * 100 + part) * 1000 + count
+_ONE_DUMP_SECONDS = 60.0  # records carry the second in which each was written
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,28 +79,20 @@ def join(parts: Iterable[tuple[str, bytes, float]]) -> list[tuple[bytes, float]]
 
     A back-end with small records cuts a dump in parts, and begins with its end: part 1 is the newest text.
     """
-    dumps: dict[tuple[str, ...], list[tuple[int, bytes, float]]] = {}
-    for name, data, at in parts:
+    dumps: dict[tuple[str, str, str], list[tuple[float, dict[int, bytes]]]] = {}
+    for name, data, at in sorted(parts, key=lambda record: (record[2], record[0])):
         match = _NAME.match(name)
         if match is None or name.endswith((".z", ".enc")):  # .z: the kernel could not unpack it
             continue
         head = _PART.match(data)
         reason, count, part = (head[1].decode(), head[2].decode(), int(head[3])) if head else ("", match[2], 1)
-        # One dump of EFI has one time in its names. Elsewhere the counter of the boot tells dumps apart, and part 1
-        # stands alone: RAM takes no more of a dump than one record.
-        name = match[0] if part == 1 else ""
-        when = str(int(match[2]) // _EFI_PARTS) if match[1].startswith("efi") else name
-        key: tuple[str, ...] = (match[1], when, reason, count)
-        dumps.setdefault(key, []).append((part, data[head.end():] if head else data, at))
-    for key in [key for key in dumps if not key[0].startswith("efi") and key[1]]:
-        rest = dumps.pop((key[0], "", *key[2:]), None)
-        if rest:
-            dumps[key] += rest
-    joined = []
-    for records in dumps.values():
-        records.sort(key=lambda record: -record[0])
-        joined.append((b"".join(data for _, data, _ in records), max(at for _, _, at in records)))
-    return joined
+        # The counter begins anew with each boot: of two dumps with the same one, the time tells.
+        known = dumps.setdefault((match[1], reason, count), [])
+        if not known or part in known[-1][1] or at - known[-1][0] > _ONE_DUMP_SECONDS:
+            known.append((at, {}))
+        known[-1][1][part] = data[head.end():] if head else data
+    return [(b"".join(text for _, text in sorted(found.items(), reverse=True)), at)
+            for each in dumps.values() for at, found in each]
 
 
 def pstore(directory: Path) -> Iterator[Dump]:

@@ -37,6 +37,14 @@ def test_parts_of_a_dump_are_joined_oldest_text_first() -> None:
     assert sorted(sources.join([*parts, other])) == [(b"alone", 9.0), (b"first second third", 5.0)]
 
 
+def test_the_same_counter_in_two_boots_makes_two_dumps() -> None:
+    """ERST keeps records until somebody removes them, and each boot counts from one."""
+    parts = [(f"dmesg-erst-{6_812_345_678_901_234_560 + boot * 1000 + part}",
+              f"Panic#1 Part{part}\n{boot}{part} ".encode(), 1000.0 * boot + part)
+             for boot in (1, 2) for part in (1, 2)]
+    assert sources.join(reversed(parts)) == [(b"12 11 ", 1001.0), (b"22 21 ", 2001.0)]
+
+
 def test_records_in_ram_are_dumps_of_their_own() -> None:
     """An oops and the panic that followed; what the kernel could not unpack is left out."""
     found = sources.join([("dmesg-ramoops-0", b"Oops#1 Part1\na", 1.0), ("dmesg-ramoops-1", b"Panic#2 Part1\nb", 2.0),
