@@ -33,6 +33,11 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
+def call_itself(name: str) -> None:
+    """Name this process in the kernel's own texts too, 15 characters. Source: prctl(2), PR_SET_NAME."""
+    ctypes.CDLL(None).prctl(15, ctypes.create_string_buffer(name.encode()[:15]), 0, 0, 0)
+
+
 def start(module: str, channel: socket.socket, arguments: Sequence[str] = (),
           keep: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """Run ``module.main()`` in a fresh interpreter that holds *channel*.

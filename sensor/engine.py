@@ -22,6 +22,8 @@ from sensor import config, control, importable, privileges
 from sensor.arguments import Arguments
 from sensor.boottime import BootClock
 from sensor.children import SOCKET_BYTES
+from sensor.crashes import database
+from sensor.crashes.telling import told
 from sensor.document import Builder, Document
 from sensor.errors import SensorError, UsageError
 from sensor.http import MetricsServer, serve
@@ -129,6 +131,7 @@ class Engine:
         opened.found.clear()
         self._watch = WatchList(self._settings.watch.paths)
         self._live: Live | None = None
+        self._pipeline: Pipeline | None = None
         self._stop = False
         self._next_second = 0.0
         self._alive = time.monotonic()
@@ -313,6 +316,8 @@ class Engine:
             self._reload()
         elif message["kind"] == "statistics":
             self._facts.statistics = message["programs"]
+        elif message["kind"] == "crashes":
+            self._crashes(message["search"], fds)
 
     def _begin(self, info: dict[str, Any], fds: list[int]) -> None:
         self._facts.info = info
@@ -328,6 +333,7 @@ class Engine:
         pipeline = Pipeline(self._matcher, self._table, builder, watch=self._watch,
                             all_events=outputs.all_events or outputs.recorder is not None,
                             first_sequence=0 if info["restarts"] == 0 else None, correlator=self._correlator)
+        self._pipeline = pipeline
         if info["passive"]:
             self._channel.send(control.ready())
             return
@@ -336,9 +342,22 @@ class Engine:
                           self._observe, self._sample)
         state = "engine_restart" if info["restarts"] else "start"
         self._live.state(state, f"{len(info['programs'])} hooks attached, {self._rule_count()} rules")
+        if info["restricted"]:
+            self._live.state("reduced", info["restricted"])
         for failure in info["failures"]:
             self._live.state("probe_failed", f"{failure['program']} ({failure['target']}): {failure['reason']}"[:500])
         self._channel.send(control.ready())
+
+    def _crashes(self, search: str, fds: list[int]) -> None:
+        """Count the crashes of this host, and tell those that this search has found."""
+        for fd in fds:
+            with open(fd, "rb") as file:
+                self._facts.crashes = database.read(file.read(database.FILE_BYTES))
+        for crash in self._facts.crashes:
+            if search and crash.scan == search and self._pipeline is not None:
+                self._opened.outputs.tell([self._pipeline.crash(told(crash), now_ns=boot_ns())])
+        for each in self._opened.outputs.each():
+            each.flush()
 
     def _observe(self, kind: int, latency_ns: int) -> None:
         name = BY_ID[kind].name

@@ -43,6 +43,16 @@ class Outputs:
             for alert in alerts:
                 self.output.write(alert)
 
+    def tell(self, notices: list[Notice]) -> None:
+        """The sensor's own state is never left out: a loss that nobody is told of is a loss."""
+        for document, alerts in notices:
+            if self.recorder is not None:
+                self.recorder.write(document)
+            if self.output is not None:
+                self.output.write(document)
+                for alert in alerts:
+                    self.output.write(alert)
+
     def each(self) -> list[Output | Recorder]:
         """All that is open."""
         return [each for each in (self.output, self.recorder) if each is not None]
@@ -129,14 +139,7 @@ class Live:
         return sum(counts["lost"] for counts in self.counts.values())
 
     def _tell(self, notices: list[Notice]) -> None:
-        for document, alerts in notices:
-            # The sensor's own state is never left out: a loss that nobody is told of is a loss.
-            if self.outputs.recorder is not None:
-                self.outputs.recorder.write(document)
-            if self.outputs.output is not None:
-                self.outputs.output.write(document)
-                for alert in alerts:
-                    self.outputs.output.write(alert)
+        self.outputs.tell(notices)
 
 
 def totals(live: Live) -> dict[str, Any]:

@@ -19,6 +19,7 @@ class Load:
     maps: dict[str, int] = field(default_factory=dict)
     programs: list[dict[str, Any]] = field(default_factory=list)
     program_fds: dict[int, int] = field(default_factory=dict)  # program id -> descriptor
+    tags: dict[str, str] = field(default_factory=dict)  # tag -> name, of every program
     failures: list[dict[str, Any]] = field(default_factory=list)
     absent: list[dict[str, Any]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -50,7 +51,8 @@ class Load:
         for fd in fds:
             # Links and perf events are among them; asking those for program facts gives other facts.
             if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:bpf-prog":
-                self.program_fds[bpf.program_info(fd).id] = fd
+                info = bpf.program_info(fd)
+                self.program_fds[info.id], self.tags[info.tag] = fd, info.name
 
     def close(self) -> None:
         """Detach and unload everything."""

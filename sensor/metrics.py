@@ -28,6 +28,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from sensor.crashes.verdict import ATTRIBUTED
 from sensor.kernel.preflight import LACKS
 from sensor.outputs.counts import REASONS as OUTPUT_REASONS
 from sensor.rulecache import RESULTS as CACHE_RESULTS
@@ -188,6 +189,12 @@ class Snapshot:
                          "missing; passive, where none is loaded.", "mode")
     passive_reason: Samples = _row("gauge", _STATE, "1 for what keeps probes from being loaded in the mode passive; "
                                    "`/-/ready` says it in words.", "reason", LACKS)
+    host_crashes: Samples = _row("counter", _STATE, "Crashes of this host that are known (`sensor crashes`), by whom "
+                                 "they are attributed to.", "attributed", ATTRIBUTED)
+    last_crash_timestamp_seconds: float | None = _row(
+        "gauge", _STATE, "When the last of them was, seconds since the epoch.")
+    boot_guard_strikes: float | None = _row("gauge", _STATE, "Boots with probes that ended badly: 1 leaves process "
+                                            "events, 2 none, until `sensor guard reset` or a new version.")
     engine_restarts: float | None = _row("counter", _STATE, "Times that the engine was started again.")
 
     output_events: Samples = _row("counter", _OUTPUTS, "Events and alerts written.", "output")

@@ -28,6 +28,7 @@ _OPEN = BY_NAME["file_open"].id
 _LOSS = BY_NAME["sensor_loss"].id
 _STATE = BY_NAME["sensor_state"].id
 _RULE_DISABLED = BY_NAME["sensor_rule_disabled"].id
+_CRASH = BY_NAME["sensor_crash"].id
 _PATH_INDEX = next(index for index, item in enumerate(BY_NAME["file_open"].fields) if item.name == "path")
 # An open with one of these is reported for more than its name. A cut path can't be held against a
 # pattern, and a hard link to a watched file has another name on purpose.
@@ -191,6 +192,10 @@ class Pipeline:
     def rule_disabled(self, rule: str, name: str, reason: str, measured: int, limit: int, *, now_ns: int) -> Notice:
         """The document (and alerts) of a rule that was over its budget; see the event table for the values."""
         return self._own(_RULE_DISABLED, (rule, name, reason, measured, limit), now_ns)
+
+    def crash(self, values: tuple[str, ...], *, now_ns: int) -> Notice:
+        """The document (and alerts) of a crash of the host; *values* in the order of the event table."""
+        return self._own(_CRASH, values, now_ns)
 
     # Inside --------------------------------------------------------------------------------------
 

@@ -293,8 +293,20 @@ EVENTS: tuple[Event, ...] = (
         _f(Kind.TEXT, "lost_type", "sensor.loss.type", "Event type, or all.", cap=32))),
     Event(101, "sensor_state", "user", "The sensor started, stopped, reloaded or changed its mode.", "host",
           "change", ("sensor_state",), (
-        _f(Kind.TEXT, "state", "sensor.state", "start, ready, stop, engine_restart, probe_failed, reload, reload_refused.", cap=32),
+        _f(Kind.TEXT, "state", "sensor.state", "start, ready, stop, engine_restart, probe_failed, reload, reload_refused, reduced.", cap=32),
         _f(Kind.TEXT, "detail", "message", "One sentence.", cap=1024))),
+    Event(102, "sensor_crash", "user", "The host has crashed before, and whom that is attributed to.", "host", "error",
+          ("sensor_crash",), (
+        _f(Kind.TEXT, "kind", "sensor.crash.kind", "panic, oops, bug, gpf, kasan, warning, soft_lockup, hard_lockup, hung_task, rcu_stall, sysrq.", cap=32),
+        _f(Kind.TEXT, "attributed", "sensor.crash.attributed", "self, other or unknown.", cap=16),
+        _f(Kind.TEXT, "component", "sensor.crash.component", "Name of what it is attributed to.", cap=NAME_CAP),
+        _f(Kind.TEXT, "component_kind", "sensor.crash.component_kind", "sysrq, module, driver, bpf, process, hardware, sensor.", cap=16),
+        _f(Kind.TEXT, "confidence", "sensor.crash.confidence", "certain, likely, weak or none.", cap=16),
+        _f(Kind.TEXT, "time", "sensor.crash.time", "When, RFC 3339; where the dump has no time, when it was found.", cap=32),
+        _f(Kind.TEXT, "release", "sensor.crash.kernel", "Release of the kernel that crashed.", cap=128),
+        _f(Kind.TEXT, "source", "sensor.crash.source", "Where it was found: pstore, journal, kdump, kernel log.", cap=32),
+        _f(Kind.TEXT, "id", "sensor.crash.id", "The same in `sensor crashes`.", cap=32),
+        _f(Kind.TEXT, "detail", "message", "First line of the kernel's report, the rule and its evidence.", cap=1024))),
     Event(120, "sensor_rule_disabled", "user", "A rule was over its budget and is not evaluated any more, until the next "
           "reload.", "host", "change", ("sensor_rule_disabled",), (
         _f(Kind.TEXT, "rule", "sensor.rule.id", "Id of the rule.", cap=128),

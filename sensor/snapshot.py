@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sensor import __version__
+from sensor.crashes.database import Found, counts
 from sensor.kernel.hooks import RINGS
 from sensor.live import Live
 from sensor.metrics import RELOADS, Histogram, Snapshot, output_samples
@@ -32,13 +33,14 @@ class Facts:
     meter: Meter | None = None
     cache: dict[str, int] = field(default_factory=dict)  # of compiled rules: result -> look-ups
     latency: dict[str, Histogram] = field(default_factory=dict)
+    crashes: list[Found] = field(default_factory=list)  # of this host, oldest first
 
 
 def mode_of(info: dict[str, Any]) -> str:
-    """full, reduced (a probe is missing) or passive (none is loaded)."""
+    """full, reduced (a probe is missing, or kept back by the boot guard) or passive (none is loaded)."""
     if not info or info.get("passive"):
         return "passive"
-    return "reduced" if info.get("failures") else "full"
+    return "reduced" if info.get("failures") or info.get("restricted") else "full"
 
 
 def take(live: Live | None, facts: Facts) -> Snapshot:
@@ -49,6 +51,9 @@ def take(live: Live | None, facts: Facts) -> Snapshot:
     snapshot.mode = {name: float(name == current) for name in ("full", "reduced", "passive")}
     passive = facts.info.get("passive")
     snapshot.passive_reason = {passive["lack"]: 1.0} if passive else {}
+    snapshot.host_crashes = counts(facts.crashes)
+    snapshot.last_crash_timestamp_seconds = max((each.time for each in facts.crashes if each.counted), default=None)
+    snapshot.boot_guard_strikes = float(facts.info.get("strikes", 0))
     snapshot.engine_restarts = float(facts.info.get("restarts", 0))
     _rules(snapshot, facts)
     _programs(snapshot, facts)

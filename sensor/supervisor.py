@@ -26,9 +26,12 @@ from typing import Any
 
 from sensor import children, control
 from sensor.errors import UsageError
+from sensor.guard import HEALTHY_SECONDS as GUARD_SECONDS
+from sensor.guard import PASSIVE
 from sensor.kernel import bpf
 from sensor.kernel.plan import Plan, possible_cpus
 from sensor.loaded import Load
+from sensor.oversight import SCAN_SECONDS, Oversight
 
 ENGINE_SILENT_SECONDS = 30.0
 LOAD_SECONDS = 180.0  # for each step: a family that is loaded starts the time anew
@@ -49,30 +52,32 @@ class Supervisor:
         notify: Sends a line to the service manager (sd_notify); a no-op elsewhere.
         stay: Without probes, stay up in passive mode with the reason, instead of ending with status 3.
         once: An engine that fails ends the run with its status, instead of being started again.
+        oversight: Says what may be loaded.
     """
 
     def __init__(self, arguments: list[str], duration: float | None, keep: list[int],
-                 notify: Callable[[str], None], *, stay: bool, once: bool = False) -> None:
+                 notify: Callable[[str], None], oversight: Oversight, *, stay: bool, once: bool = False) -> None:
         self._arguments, self._duration, self._keep = arguments, duration, keep
-        self._notify, self._stay, self._once = notify, stay, once
+        self._notify, self._oversight, self._stay, self._once = notify, oversight, stay, once
         self._selector = selectors.DefaultSelector()
         self._engine: Any = None
         self._engine_channel: socket.socket | None = None
         self._loader: Any = None
         self._loader_channel: socket.socket | None = None
         self._load = Load()
-        self._request: control.Request | None = None
-        self._plan: Plan | None = None
+        self._plan: Plan | None = None  # what is loaded, and of what the first engine asked for
+        self._asked: tuple[tuple[str, ...], tuple[int, int]] = ((), (0, 0))
         self._work, self._late = "", False  # the loader's directory; whether it took too long
         self._deadlines: dict[str, float] = {}  # name -> monotonic time; see _due
         self._restarts, self._started, self._ready, self._stopping = 0, 0.0, False, False
-        self._status = 0
+        self._status, self._serving = 0, False  # serving: this engine reads records
         self._generation = 0  # when the rings were made, ns CLOCK_BOOTTIME: numbers of records begin anew with them
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> int:
         """Serve until a signal, the duration's end or a fatal error; return the exit status."""
         self._catch_signals()
+        self._oversight.begin()
         self._start_engine()
         try:
             while self._engine is not None or "restart" in self._deadlines:
@@ -83,6 +88,7 @@ class Supervisor:
             self._detach()
             self._kill(self._loader)
             self._kill(self._engine)
+            self._oversight.end_search()
         return self._status
 
     # --- signals and time ---------------------------------------------------------------------
@@ -98,8 +104,28 @@ class Supervisor:
             if number in (signal.SIGTERM, signal.SIGINT):
                 self.stop()
             elif number == signal.SIGHUP:
-                self._tell({"kind": "reload"})
+                self._reload()
         self._reap()
+
+    def _reload(self) -> None:
+        """Look at the switches; the engine reads its rules. Probes come or go with an engine that begins anew."""
+        self._oversight.refresh()
+        if reason := self._oversight.disabled():
+            self._say(reason)
+            self.stop()
+        elif self._load.done and (self._oversight.standing().mode == PASSIVE) != self._passive:
+            self._say("the passive switch has changed; the engine is started again")
+            self._detach()
+            self._load, self._plan = Load(), None
+            self._tell({"kind": "stop"})
+            self._after("silent", STOP_SECONDS)
+        else:
+            self._tell({"kind": "reload"})
+
+    @property
+    def _passive(self) -> bool:
+        """Whether somebody has decided against probes, whom this kernel could carry."""
+        return self._load.fatal is not None and self._load.fatal["lack"] in ("operator", "guard")
 
     def _timeout(self) -> float:
         nearest = min(self._deadlines.values(), default=time.monotonic() + 3600)
@@ -108,7 +134,8 @@ class Supervisor:
     def _due(self) -> None:
         now = time.monotonic()
         actions = {"restart": self._start_engine, "silent": self._engine_silent, "load": self._load_late,
-                   "duration": self.stop, "stop": self._stop_late, "statistics": self._send_statistics}
+                   "duration": self.stop, "stop": self._stop_late, "statistics": self._send_statistics,
+                   "guard": self._oversight.healthy, "search": self._oversight.end_search}
         for name in [name for name, at in self._deadlines.items() if at <= now]:
             del self._deadlines[name]
             actions[name]()
@@ -124,7 +151,7 @@ class Supervisor:
         theirs.close()
         self._engine_channel = ours
         self._selector.register(ours, selectors.EVENT_READ, self._from_engine)
-        self._started = time.monotonic()
+        self._started, self._serving = time.monotonic(), False
         self._after("silent", ENGINE_SILENT_SECONDS * 2)
 
     def _from_engine(self) -> None:
@@ -149,21 +176,17 @@ class Supervisor:
 
     def _on_plan(self, data: bytes) -> None:
         try:
-            request = control.parse_request(data)
             cpus = possible_cpus(Path("/sys/devices/system/cpu/possible").read_text())
-            names = tuple((name.decode("utf-8", "surrogateescape"), kind) for name, kind in request.names)
-            plan = Plan(request.rings, request.families, request.memory_limit, cpus, names, request.patterns,
-                        request.hooks)
-            plan.check()
+            plan = Plan.of(control.parse_request(data), cpus)
         except UsageError as error:
             self._fail(STATUS_USAGE, str(error))
             return
         if self._load.done and self._plan is not None:
-            if (plan.families, plan.rings) != (self._plan.families, self._plan.rings):
+            if (plan.families, plan.rings) != self._asked:
                 self._say("probe families and ring sizes change only with a restart of the service")
             self._hand_over()
         elif self._loader is None:
-            self._plan = plan
+            self._plan, self._asked = self._oversight.limit(plan), (plan.families, plan.rings)
             self._start_loader()
 
     def _on_ready(self) -> None:
@@ -172,6 +195,10 @@ class Supervisor:
             if self._duration is not None:
                 self._after("duration", self._duration)
         self._notify("READY=1")
+        if self._oversight.search():  # only now: nothing waits for it
+            self._after("search", SCAN_SECONDS)
+        self._serving = True
+        self._tell_crashes()
 
     def _tell(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
         if self._engine_channel is None:
@@ -183,6 +210,12 @@ class Supervisor:
             # A full socket is an engine that does not read; its silence is noticed elsewhere.
             self._say(f"the engine did not take {message['kind']}: {error.strerror}")
 
+    def _tell_crashes(self) -> None:
+        """The engine counts what the database holds; one of them tells what this run's search has found."""
+        if self._serving and (fd := self._oversight.database()) is not None:
+            self._tell({"kind": "crashes", "search": self._oversight.untold()}, [fd])
+            os.close(fd)
+
     def _hand_over(self) -> None:
         """Give the engine what it may have: rings and counters, never a link or a filter map."""
         assert self._plan is not None
@@ -190,7 +223,8 @@ class Supervisor:
         info = {"kind": "rings", "rings": self._plan.rings, "cpus": self._plan.cpus,
                 "memory": self._plan.memory(), "restarts": self._restarts, "missing": self._load.missing,
                 "generation": self._generation, "programs": self._load.programs,
-                "failures": self._load.failures, "absent": self._load.absent, "passive": passive}
+                "failures": self._load.failures, "absent": self._load.absent, "passive": passive,
+                "restricted": self._oversight.restriction, "strikes": self._oversight.strikes}
         names = () if passive else ("ring_process", "ring_events", "counters")
         try:
             for slot, pid in enumerate(() if passive else (os.getpid(), self._engine.pid)):
@@ -238,11 +272,16 @@ class Supervisor:
 
     def _start_loader(self) -> None:
         assert self._plan is not None
+        standing = self._oversight.standing()
+        if standing.mode == PASSIVE:
+            self._refuse(standing.reason, standing.fix, standing.lack)
+            return
         try:
             self._work = tempfile.mkdtemp(prefix="sensor-load-")
         except OSError as error:
             self._refuse(f"there is no directory for the loader's files: {error}", "make room in /tmp")
             return
+        self._oversight.arm()
         ours, theirs = children.channel_pair()
         self._loader = children.start("sensor.kernel.loader", theirs, [self._work])
         theirs.close()
@@ -275,11 +314,12 @@ class Supervisor:
     def _take(self, data: bytes, fds: list[int]) -> None:
         try:
             self._load.take(json.loads(data), fds)
+            self._oversight.loaded(self._load.tags)
         except OSError as error:
             self._lack(f"the kernel does not tell about a program that it has loaded: {error}", "sensor doctor")
 
-    def _lack(self, reason: str, fix: str) -> None:
-        self._load.fatal = {"lack": "load", "reason": reason, "fix": fix}
+    def _lack(self, reason: str, fix: str, lack: str = "load") -> None:
+        self._load.fatal = {"lack": lack, "reason": reason, "fix": fix}
 
     def _loaded(self) -> None:
         assert self._loader_channel is not None
@@ -291,7 +331,7 @@ class Supervisor:
             self._kill(self._loader)
         shutil.rmtree(self._work, ignore_errors=True)  # a loader that was killed leaves it
         if self._stopping:
-            self._load.close()
+            self._detach()
             return
         if not self._load.done and self._load.fatal is None:
             self._unfinished()
@@ -303,8 +343,12 @@ class Supervisor:
             self._lack("the process probes did not load", "sensor doctor")
         if self._load.fatal is not None:
             self._no_probes(self._load.fatal)
+        else:
+            self._after("guard", GUARD_SECONDS)
         if not self._stopping:  # _no_probes may have ended it
             self._hand_over()
+            if self._oversight.standing().mode == PASSIVE:  # switched meanwhile
+                self._reload()
 
     def _unfinished(self) -> None:
         """The loader ended early. After a time-out what is loaded is kept, if the process probes are among it."""
@@ -317,16 +361,16 @@ class Supervisor:
                                 for name in self._plan.families if name not in loaded]
         self._load.done = True
 
-    def _refuse(self, reason: str, fix: str) -> None:
+    def _refuse(self, reason: str, fix: str, lack: str = "load") -> None:
         """Go on, or end, without probes."""
-        self._lack(reason, fix)
+        self._lack(reason, fix, lack)
         assert self._load.fatal is not None
         self._no_probes(self._load.fatal)
         if not self._stopping:
             self._hand_over()
 
     def _no_probes(self, fatal: dict[str, str]) -> None:
-        self._load.close()
+        self._detach()
         fix = f"\n  fix: {fatal['fix']}" if fatal["fix"] else ""
         if self._stay:
             self._load.done = True
@@ -366,6 +410,8 @@ class Supervisor:
 
     def _detach(self) -> None:
         self._load.close()
+        self._deadlines.pop("guard", None)
+        self._oversight.clear()
 
     def _send_statistics(self) -> None:
         rows = []
@@ -381,6 +427,8 @@ class Supervisor:
         if self._loader is not None and self._loader.poll() is not None:
             self._loader = None
             shutil.rmtree(self._work, ignore_errors=True)
+        if self._oversight.searched():
+            self._tell_crashes()
         if self._engine is not None:
             status = self._engine.poll()
             if status is not None:

@@ -27,6 +27,9 @@ COMMANDS: dict[str, str] = {
     "hunt": "Search recordings for a rule or condition.",
     "rules": "Check, test and explain rules.",
     "doctor": "Say what this host offers and what is missing.",
+    "crashes": "Show crashes of this host, and whose they are.",
+    "guard": "Show or reset the boot guard.",
+    "passive": "Unload all probes, or load them again.",
     "schema": "List events and fields.",
 }
 

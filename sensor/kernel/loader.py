@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from sensor import children
+from sensor.crashes.verdict import LOADER_COMM
 from sensor.errors import HostError, SensorError
 from sensor.kernel import bpf, inodes, preflight
 from sensor.kernel import compile as compiler
@@ -169,6 +170,7 @@ def run(channel: socket.socket, work: Path) -> None:
 def main() -> None:
     """Entry point: descriptor of the channel, then an empty directory, which the supervisor removes too."""
     children.die_with(os.getppid())
+    children.call_itself(LOADER_COMM)  # the report of a crash while it loads names it
     channel = socket.socket(fileno=int(sys.argv[1]))
     work = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(tempfile.mkdtemp(prefix="sensor-load-"))
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from sensor.control import Request
 from sensor.errors import UsageError
 from sensor.kernel import bpf
 from sensor.kernel.hooks import FAMILIES, SYSCALL_SLOTS
@@ -32,6 +33,14 @@ class Plan:
     names: tuple[tuple[str, int], ...] = ()  # watched names (surrogateescape) and WATCH_* bits
     patterns: tuple[str, ...] = ()
     hooks: tuple[tuple[int, str], ...] = ()  # event id and the only kind of hook to use, or "off"
+
+    @classmethod
+    def of(cls, request: Request, cpus: int) -> Plan:
+        """The plan that the engine asks for. Raises UsageError as :meth:`check` does."""
+        names = tuple((name.decode("utf-8", "surrogateescape"), kind) for name, kind in request.names)
+        plan = cls(request.rings, request.families, request.memory_limit, cpus, names, request.patterns, request.hooks)
+        plan.check()
+        return plan
 
     def check(self) -> None:
         """Raise UsageError unless every number is within its bounds and the memory within the limit."""

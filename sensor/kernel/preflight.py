@@ -21,7 +21,7 @@ _BTF_MAGIC = b"\x9f\xeb"
 _EVERYBODY = ["0", "0", str((1 << 32) - 1)]  # uid_map of the initial user namespace, user_namespaces(7)
 
 #: Values of the metric's label, in the order in which they are looked for; "load" is everything else.
-LACKS = ("kernel", "btf", "lockdown", "user_namespace", "capabilities", "load")
+LACKS = ("kernel", "btf", "lockdown", "user_namespace", "capabilities", "load", "operator", "guard")
 
 
 class Lack(HostError):

@@ -6,6 +6,8 @@ truth is what a user reads from the output.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import http.client
 import json
@@ -16,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -155,8 +158,16 @@ def command(*arguments: object) -> list[str]:
     return [*head, *map(str, arguments)]
 
 
+@functools.cache
+def state() -> str:
+    """The state directory of all sensors of this run: never the host's own."""
+    place = tempfile.mkdtemp(prefix="sensor-state-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place
+
+
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+    return {"STATE_DIRECTORY": state(), **os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
 
 
 def run_command(*arguments: object, timeout: float = 60, user: int | None = None) -> subprocess.CompletedProcess[str]:

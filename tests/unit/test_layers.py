@@ -16,6 +16,7 @@ LAYERS = {
     "config": 1, "codegen": 1, "safe_yaml": 1, "boottime": 1, "paths": 1, "dns": 1,
     "derived": 1, "arrow": 1, "watch": 1, "sequences": 1, "shape": 1, "resources": 1,
     "kernel.ring": 1, "kernel.decode": 1, "kernel.hooks": 1,
+    "crashes.model": 1, "crashes.lines": 1, "crashes.parse": 1, "crashes.verdict": 1,
     "rules.condition": 1, "rules.values": 1,
     "process": 2, "rules": 2, "rules.falco": 2, "document": 2,
     "alerts": 3, "pipeline": 3,

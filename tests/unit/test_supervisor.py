@@ -15,15 +15,21 @@ import pytest
 
 from sensor import control
 from sensor.kernel.plan import Plan
+from sensor.oversight import Oversight
 from sensor.supervisor import LOAD_SECONDS, STATUS_HOST, STATUS_USAGE, Supervisor
 
 PLAN = Plan((4096, 4096), ("process", "syscall", "file"), 32 << 20, 2)
 
 
+def oversight(directory: Path) -> Oversight:
+    """A boot guard with nothing behind it."""
+    return Oversight(directory, lambda _message: None, boot="boot", root=directory)
+
+
 @pytest.fixture
-def supervisor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     """A supervisor that has asked its loader, whose engine and channels are absent."""
-    made = Supervisor(["{}"], None, [], lambda _line: None, stay=False)
+    made = Supervisor(["{}"], None, [], lambda _line: None, oversight(tmp_path), stay=False)
     monkeypatch.setattr(made, "_hand_over", lambda: None)
     made._plan = PLAN
     yield made
@@ -98,9 +104,9 @@ def test_a_plan_out_of_bounds_ends_with_2(supervisor: Supervisor, capsys: pytest
 
 
 def test_passive_mode_stays_up_under_a_service_manager(
-        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A daemon without probes says why, and is no crash loop."""
-    made = Supervisor(["{}"], None, [], lambda _line: None, stay=True)
+    made = Supervisor(["{}"], None, [], lambda _line: None, oversight(tmp_path), stay=True)
     handed: list[bool] = []
     monkeypatch.setattr(made, "_hand_over", lambda: handed.append(True))
     made._plan = PLAN

@@ -16,10 +16,10 @@ SMOKE = next(test for test in matrix.TESTS if test.name == "smoke")
 CRASH = next(test for test in matrix.TESTS if test.name == "fault-crash")
 
 
-def booted(report: str, console: str = "", *, timed_out: bool = False) -> Boot:
+def booted(report: str, console: str = "", *, timed_out: bool = False, crashes: int = 0) -> Boot:
     boot = Boot("6.12", "init", Path("/nonexistent"))
     ended = machine.parse(boot, report)
-    boot.problem = machine.judge(boot, console, ended, timed_out)
+    boot.problem = machine.judge(boot, console, ended, timed_out, crashes)
     return boot
 
 
@@ -58,6 +58,33 @@ def test_seeded_fault_must_be_seen_to_count_as_passed() -> None:
     """A crash on purpose that nobody notices is a failure of the harness."""
     assert matrix.complaint(CRASH, booted("UP 6.12.1 3.5\n", "Kernel panic - not syncing: sysrq")) == ""
     assert "'all well'" in matrix.complaint(CRASH, booted(GOOD.replace("smoke", "fault-crash")))
+
+
+@pytest.mark.parametrize(("console", "said"), [
+    (2, ""), (1, "crashed 1 times, not 2"), (3, "crashed 3 times, not 2"), (0, "crashed 0 times, not 2")])
+def test_a_guest_that_is_to_crash_must_do_so_as_often_as_it_should(console: int, said: str) -> None:
+    """And boot again; the report goes on where the next boot begins it anew."""
+    panic = f"[ 20.1] {machine.ASKED}\n[ 20.3] ---[ end {machine.ASKED} ]---\n"
+    assert matrix.complaint(SMOKE, booted("UP 6.12.1 3.5\n" * 2 + GOOD, panic * console, crashes=2)) == said
+
+
+def test_another_crash_than_the_one_asked_for_is_a_complaint() -> None:
+    console = f"{machine.ASKED}\n[ 9.1] BUG: unable to handle page fault\n"
+    assert "BUG" in matrix.complaint(SMOKE, booted(GOOD, console, crashes=1))
+    assert "Kernel panic" in matrix.complaint(SMOKE, booted(GOOD, f"{machine.ASKED}\n"))
+
+
+def test_only_a_guest_that_is_to_crash_boots_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a store for what the kernel says while it dies; all others end with their first fault."""
+    monkeypatch.setattr(machine.images, "root", lambda _suite: "/root.ext4")
+    monkeypatch.setattr(machine.images, "wheels", lambda _suite: "/wheels.ext4")
+    kernel = images.Kernel("6.12", Path("/vmlinuz"), ())
+    once = machine.command(kernel, Path("/initrd"), Path("/w/report.log"), "systemd", "")
+    again = machine.command(kernel, Path("/initrd"), Path("/w/report.log"), "systemd", "", crashes=2)
+    assert "-no-reboot" in once and "acpi-erst,memdev=erst" not in once
+    assert "-no-reboot" not in again and "acpi-erst,memdev=erst" in again
+    [job] = matrix.plan(["7.2"], ["guard"])
+    assert (job.tests[0].crashes, job.name) == (2, "7.2-systemd-guard")
 
 
 def test_plan_shares_boots_but_gives_each_fault_its_own() -> None:
@@ -150,7 +177,7 @@ def test_guest_that_never_ends_is_killed_at_its_limit(tmp_path: Path, monkeypatc
     monkeypatch.setattr(machine, "BOOT_SECONDS", 0)
     monkeypatch.setattr(machine.images, "kernel", lambda *_: None)
     monkeypatch.setattr(machine.images, "initrd", lambda *_: initrd)
-    monkeypatch.setattr(machine, "command", lambda *_: ["sleep", "60"])
+    monkeypatch.setattr(machine, "command", lambda *_, **_options: ["sleep", "60"])
     boot = machine.boot_and_run("6.12", "init", [("smoke", 1, "true")], tmp_path, tmp_path / "work")
     assert boot.seconds < 10
     assert "hung" in boot.problem

@@ -45,7 +45,13 @@ class GuestTest:
     expect: str = ""
     also: tuple[tuple[str, str], ...] = ()  # (kernel, suite of the root image) besides the usual root
     append: str = ""  # more kernel arguments; a boot is shared only by tests that want the same
+    crashes: int = 0  # how often it crashes the guest by sysrq and goes on in the next boot; a guest to itself
     slow: bool = False  # a quarter of an hour where all is emulated: runs when named, or with --slow
+
+    @property
+    def alone(self) -> bool:
+        """Whether it has a guest to itself."""
+        return bool(self.expect or self.crashes)
 
 
 TESTS = (
@@ -74,6 +80,9 @@ TESTS = (
               seconds=400, mode="systemd", kernels=OLDEST_AND_NEWEST, append="lockdown=confidentiality"),
     GuestTest("service", "python3 -B -m service", "Installed by make, run, hurt, upgraded and removed under systemd.",
               seconds=2400, mode="systemd", kernels=OLDEST_AND_NEWEST, slow=True),
+    GuestTest("guard", "python3 -B guard.py", "The host crashes twice with probes attached: fewer probes, then none, "
+              "and the crashes are known for what they are.", seconds=700, mode="systemd", kernels=OLDEST_AND_NEWEST,
+              crashes=2, slow=True),
     GuestTest("fault-crash", "echo c > /proc/sysrq-trigger", "A panic is seen.", expect="Kernel panic"),
     GuestTest("fault-offset", "sh offset.sh", "A probe that reads at a wrong offset is seen.", seconds=600,
               kernels=NEWEST, expect="status 1"),
@@ -104,7 +113,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        own = self.tests[0].name if self.tests[0].expect or self.append else ""
+        own = self.tests[0].name if self.tests[0].alone or self.append else ""
         return "-".join(filter(None, (*self.place.split(), self.mode, own)))
 
 
@@ -131,7 +140,7 @@ def plan(kernels: Sequence[str], names: Sequence[str], roots: Sequence[str] = ()
             continue
         # Asking for both a kernel and a test by name overrides the table.
         for label, root in _places(test, kernels, bool(names and kernels), roots):
-            if test.expect:
+            if test.alone:
                 alone.append(Job(label, test.mode, (test,), root, test.append))
             else:
                 shared[label, test.mode, root, test.append].append(test)
@@ -176,7 +185,7 @@ def run(jobs: Iterable[Job], at_once: int, *, keep: bool = False, overlays: Sequ
             say(f"{job.name}: starting")
             boot = boot_and_run(job.label, job.mode, [(t.name, t.seconds, t.command) for t in job.tests], tree,
                                 home / job.name, f"{job.append} {extra}", lambda text: say(f"{job.name}: {text}"),
-                                job.root)
+                                job.root, crashes=job.tests[0].crashes)
         bad = [c for t in job.tests if (c := complaint(t, boot))]
         say(f"{job.name}: {'FAILED' if bad else 'ok'} after {boot.seconds:.0f} s")
         keep_recording(boot, home / f"recording-{job.label}.jsonl.zst")
@@ -268,4 +277,5 @@ REPORTS: tuple[Callable[[dict[Job, Boot]], str], ...] = (
     partial(by_kernel, "smoke", "the kernel offers"), partial(by_kernel, "probes", "event: hooks attached"),
     partial(by_kernel, "live", "event, way: seen/done"),
     partial(by_kernel, "live-first", "event, way: seen/done"), partial(by_kernel, "service", "under systemd"),
+    partial(by_kernel, "guard", "over three boots"),
     *(partial(by_kernel, test, f"{test}: holds") for test in coverage.REDUCED))
