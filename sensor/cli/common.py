@@ -59,7 +59,7 @@ def rule_options(path: str | None) -> Options:
     return Options(rules.placeholders, rules.pipelines)
 
 
-def rule_set(paths: Sequence[str], settings: str | None = None) -> RuleSet:
+def rule_set(paths: Sequence[str], settings: str | None = None, options: Options | None = None) -> RuleSet:
     """Rules of files and directories, the default rules if there are none; parsed, or as compiled before.
 
     Raises:
@@ -69,7 +69,7 @@ def rule_set(paths: Sequence[str], settings: str | None = None) -> RuleSet:
     from sensor.rulecache import RuleCache, user_home
     from sensor.rules import files
 
-    options = rule_options(settings)
+    options = options or rule_options(settings)
     sources = files.discover(list(paths) or [str(resources.rules_dir())])
     return RuleCache(user_home()).load(files.gather(sources, options.pipelines), options, _compile)
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sensor import switches
+from sensor.cli import switch
 from sensor.cli.common import config_option, example, rule_set
-from sensor.errors import UsageError
+from sensor.errors import SensorError, UsageError
 from sensor.outputs.terminal import terminal_safe
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object
 @click.group("rules")
 def command() -> None:
     """Check, test and explain rules. Without PATH, the rules that come with the sensor."""
+
+
+command.add_command(switch.disable)
+command.add_command(switch.enable)
 
 
 def _say(*lines: object) -> None:
@@ -126,21 +132,74 @@ def test(paths: tuple[str, ...], config: str | None, strict: bool, as_json: bool
 @config_option
 @_as_json
 def list_rules(paths: tuple[str, ...], config: str | None, as_json: bool) -> int:
-    """List rules: level, id, events, name."""
+    """List rules: level, id, events, name; and which ones are disabled on this host."""
     from sensor.rules import explain
     from sensor.rules.model import Correlation
 
     rules = rule_set(paths, config)
+    off = _disabled()
     if as_json:
-        _dump([explain.facts(rule) for rule in rules.every])
+        _dump([{**explain.facts(rule), **({"disabled": off[rule.id]} if rule.id in off else {})}
+               for rule in rules.every])
         return 0
     for rule in rules.every:
         what = rule.kind.value if isinstance(rule, Correlation) else ",".join(rule.categories)
-        _say(f"{rule.level:13} {rule.id}  {what:20} {rule.name}")
+        _say(f"{rule.level:13} {rule.id}  {what:20} {rule.name}"
+             + (f"  (disabled since {off[rule.id]})" if rule.id in off else ""))
     left_out = len(rules.refused) + len(rules.unsupported)
     if left_out:
         click.echo(f"{left_out} more are refused or unsupported; see: sensor rules check", err=True)
     return 0
+
+
+def _disabled() -> dict[str, str]:
+    """Rules that are disabled on this host, as far as that can be told."""
+    try:
+        return switches.read(switches.state_home())
+    except SensorError as error:
+        click.echo(f"sensor: {terminal_safe(str(error))}", err=True)
+        return {}
+
+
+@command.command(epilog=example("sensor rules coverage", "sensor rules coverage --navigator layer.json my-rules/",
+                                "sensor rules coverage --json | jq '.tactics[] | {tactic, rules}'"))
+@_paths
+@config_option
+@_as_json
+@click.option("--navigator", metavar="FILE", help="Write a layer for the ATT&CK Navigator (format 4.5); - is stdout.")
+def coverage(paths: tuple[str, ...], config: str | None, as_json: bool, navigator: str | None) -> int:
+    """Show what the rules cover of MITRE ATT&CK, by their tags: tactics, techniques, sub-techniques.
+
+    Each technique is followed by its number of rules, sub-techniques included. Which technique belongs to
+    which tactic is told by rules that name one tactic.
+    """
+    from sensor.rules import attack
+
+    found = attack.coverage(rule_set(paths, config).every)
+    if navigator is not None:
+        where = ", ".join(paths) or "the rules that come with the sensor"
+        _write(navigator, attack.layer(found, "sensor", f"Rules of {where}"))
+        if navigator == "-":
+            return 0
+    if as_json:
+        _dump(attack.facts(found))
+    else:
+        _say(*attack.lines(found))
+    return 0
+
+
+def _write(path: str, value: object) -> None:
+    text = json.dumps(value, indent=1) + "\n"
+    try:
+        if path == "-":
+            click.echo(text, nl=False)
+        else:
+            with open(path, "w", encoding="ascii") as file:
+                file.write(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{path}: can't be written: {error.strerror}") from error
 
 
 @command.command("convert", epilog=example("sensor rules convert falco_rules.yaml > converted.yml"))
