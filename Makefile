@@ -5,18 +5,18 @@
 SHELL := /bin/bash
 PREFIX ?= /opt/sensor
 DESTDIR ?=
-# More arguments for run, replay, bench or pytest: make run ARGS='--duration 60'
+# More arguments for run, replay, bench, fuzz or pytest: make run ARGS='--duration 60'
 ARGS ?=
 RECORDING ?= $(firstword $(wildcard docs/examples/*.jsonl docs/examples/*.jsonl.zst))
 PYTHON := .venv/bin/python
 # Root must leave no byte code behind in a user's checkout.
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help run setup replay bench test lint test-unit test-live test-vm soak generate manifest install uninstall clean
+.PHONY: help run setup replay bench test lint test-unit test-live test-vm fuzz soak generate manifest install uninstall clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
-	@echo 'more: setup lint test-unit test-live test-vm soak bench generate manifest install uninstall clean'
+	@echo 'more: setup lint test-unit test-live test-vm fuzz soak bench generate manifest install uninstall clean'
 
 run: need-root
 	@tools/setup run
@@ -51,6 +51,11 @@ test-live: need-root setup-test
 
 test-vm: need-root setup-test
 	$(PYTHON) -m tests.vm $(ARGS)
+
+# Every reader of foreign bytes for FUZZ_SECONDS (600) each; ARGS='sigma falco' picks, ARGS=--list names them.
+fuzz: setup-test
+	@$(PYTHON) -c 'import atheris' 2>/dev/null || $(PYTHON) -m pip install --quiet --editable '.[fuzz]'
+	@exec $(PYTHON) -m tests.fuzz $(ARGS)
 
 # Loads, attachments and failed loads by the thousand, here and on every kernel of the matrix: hours.
 soak: need-root setup-test

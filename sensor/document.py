@@ -13,6 +13,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+from types import CodeType
 from typing import Any
 
 from sensor import derived, paths
@@ -82,11 +84,15 @@ class Builder:
         return self._builders[record.type](record, None)
 
     def _compile(self, event: Event) -> _Build:
-        code = compile(source(event), f"<builder of {event.name}>", "exec")
         namespace = dict(self._namespace)
-        exec(code, namespace)  # noqa: S102  generated above from our own table, never from data
+        exec(_code(event), namespace)  # noqa: S102  generated above from our own table, never from data
         build: _Build = namespace["build"]
         return build
+
+
+@cache
+def _code(event: Event) -> CodeType:
+    return compile(source(event), f"<builder of {event.name}>", "exec")
 
 
 def target_process(process: Process, pid: int, current: Callable[[int], Process | None]) -> dict[str, Any]:
