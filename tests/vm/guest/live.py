@@ -236,7 +236,9 @@ def run(variant: Variant, workloads: Workloads, home: Path, facts: dict[str, str
         ours = sorted({*bpf.program_ids()} - {*before})
         facts.update({f"cost of {name}": cell for name, cell in cost.measure(ours, place, variant.forced).items()})
         lost = sum(action(document) == "sensor-loss" for document in sensor.documents())
-        facts[f"reports of loss {variant.name}".strip()] = str(lost)
+        counted = [f"{int(value)} {labels}" for (name, labels), value in sensor.metrics().items()
+                   if name == "sensor_events_lost_total" and value]
+        facts[f"reports of loss {variant.name}".strip()] = ", ".join([str(lost), *counted])
     print(sensor.stderr()[-3000:])
     if not variant.forced:
         return table
