@@ -19,7 +19,7 @@ from sensor.outputs.ecs_json import EncodeError, encode
 from sensor.outputs.table import _cells
 from sensor.parquet import columns
 from sensor.reading import Reader
-from sensor.rules import content, explain, query, reference
+from sensor.rules import content, explain, files, query, reference
 from sensor.rules.correlation import correlator_of
 from sensor.rules.falco.model import FalcoRule
 from sensor.rules.matcher import Matcher
@@ -211,7 +211,7 @@ def lines() -> list[bytes]:
 
 def _rule_files() -> list[bytes]:
     return [path.read_bytes() for path in sorted(resources.rules_dir().rglob("*.yml"))
-            if not content.is_samples(str(path))] + _seeds("*.sigma.yml")
+            if not files.is_samples(str(path))] + _seeds("*.sigma.yml")
 
 
 def _seeds(pattern: str) -> list[bytes]:
