@@ -9,8 +9,8 @@
  * The maps `ring` and `counters` are placeholders: the loader puts the maps that all families
  * share behind their descriptors before it loads a program.
  *
- * Invariant  Records are written from process context only, with preemption off, as raw
- *            tracepoints run. A second record begun on the same processor is refused and counted.
+ * Invariant  Records are written from process context only. What begins while SCRATCHES records are under
+ *            construction on its processor is refused and counted.
  */
 #include "vmlinux_min.h"
 #include "events.h"
@@ -28,10 +28,11 @@ struct counter {
 };
 
 struct scratch {
-	u32 busy;
+	u64 busy;           /* 1: a record is under construction */
 	u32 length;
 	u32 flags;
 	u32 type;
+	u32 pad;
 	u8 data[RECORD_MAX];
 };
 
@@ -41,7 +42,7 @@ BPF_ARRAY(settings, u64, 8);                /* thread groups of the sensor itsel
 #define OWN_SUPERVISOR 0
 #define OWN_ENGINE 1
 #define OWN_LOADER 2
-BPF_PERCPU_ARRAY(scratch, struct scratch, 1);
+BPF_PERCPU_ARRAY(scratch, struct scratch, SCRATCHES);
 
 static __always_inline struct counter *counter_of(u32 type)
 {
@@ -145,12 +146,37 @@ static __always_inline u64 start_of(struct task_struct *task)
 /* Inode number of a namespace; every kind embeds struct ns_common as `ns`. */
 #define READ_INUM(destination, type, namespace) READ(destination, &((struct type *)(namespace))->ns.inum)
 
+/*
+ * Programs on functions, and since 7.0 those on tracepoints too, may be preempted, and another task may then begin a
+ * record on the same processor. Whoever adds first owns: added, then read, since old kernels have no fetching add.
+ */
+static __always_inline struct scratch *claim(u32 type)
+{
+	struct counter *counter;
+
+#pragma unroll
+	for (u32 slot = 0; slot < SCRATCHES; slot++) {
+		u32 key = slot;
+		struct scratch *s = scratch.lookup(&key);
+
+		if (!s)
+			return NULL;
+		__sync_fetch_and_add(&s->busy, 1);
+		if (*(volatile u64 *)&s->busy == 1)
+			return s;
+		__sync_fetch_and_add(&s->busy, -1);
+	}
+	counter = counter_of(type);
+	if (counter)
+		__sync_fetch_and_add(&counter->nested, 1);
+	return NULL;
+}
+
 /* Begin a record of `size` fixed bytes, all zero, header filled for the current task. */
 static __always_inline struct scratch *begin(u32 type, u32 size)
 {
-	u32 zero = 0;
 	u64 id = bpf_get_current_pid_tgid();
-	struct scratch *s = scratch.lookup(&zero);
+	struct scratch *s = claim(type);
 	struct task_struct *task = (void *)bpf_get_current_task();
 	struct sensor_header *header;
 	const struct cred *cred = NULL;
@@ -160,14 +186,6 @@ static __always_inline struct scratch *begin(u32 type, u32 size)
 
 	if (!s)
 		return NULL;
-	if (s->busy) {
-		struct counter *counter = counter_of(type);
-
-		if (counter)
-			counter->nested++;
-		return NULL;
-	}
-	s->busy = 1;
 	s->length = size;
 	s->flags = 0;
 	s->type = type;
@@ -215,7 +233,7 @@ static __always_inline struct scratch *begin(u32 type, u32 size)
 
 static __always_inline void discard(struct scratch *s)
 {
-	s->busy = 0;
+	__sync_fetch_and_add(&s->busy, -1);
 }
 
 /* Number the record, then ask the ring for space: a refusal leaves a gap that can be proved. */
@@ -229,15 +247,15 @@ static __always_inline void commit(struct scratch *s)
 	if (sequence)
 		header->seq = RING_INDEX ? sequence->lost++ : sequence->emitted++;
 	if (counter)
-		counter->emitted++;
+		__sync_fetch_and_add(&counter->emitted, 1);
 	asm volatile("" : "+r"(length));
 	if (length > RECORD_MAX)
 		length = RECORD_MAX;
 	/* BCC wants a plain pointer here: an array makes its compiler abort. */
 	/* The reader comes every few milliseconds by itself; a wake-up per record costs more than the record. */
 	if (ring.ringbuf_output(header, length, BPF_RB_NO_WAKEUP) && counter)
-		counter->lost++;
-	s->busy = 0;
+		__sync_fetch_and_add(&counter->lost, 1);
+	__sync_fetch_and_add(&s->busy, -1);
 }
 
 #define TEXT_WORD(offset, length) ((offset) | (length) << 16)

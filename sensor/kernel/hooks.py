@@ -48,6 +48,11 @@ FAMILY = {family.name: family for family in FAMILIES}
 RINGS = ("process", "events")
 
 
+def scratches(cpus: int) -> int:
+    """Records that a family may have under construction on one processor. Memory of large hosts counts more."""
+    return 2 if cpus <= 64 else 1
+
+
 @dataclass(frozen=True, slots=True)
 class Hook:
     """One program at one place.

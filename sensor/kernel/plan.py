@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from sensor.control import Request
 from sensor.errors import UsageError
 from sensor.kernel import bpf
-from sensor.kernel.hooks import FAMILIES, SYSCALL_SLOTS
+from sensor.kernel.hooks import FAMILIES, SYSCALL_SLOTS, scratches
 from sensor.schema import BY_ID
 
 COUNTER_BYTES = 32  # struct counter in probes/common.h
+SCRATCH_HEAD = 24  # struct scratch in probes/common.h, before its data
 TYPES = 64  # rows of counters per processor
 WATCH_ENTRIES = 1024
 MEMORY_CAP = 64 << 20
@@ -63,7 +64,7 @@ class Plan:
 
     def memory(self) -> int:
         """Bytes of kernel memory that the maps of this plan take, elements only."""
-        scratch = sum((family.mask + 1 + family.slack + 16) * self.cpus
+        scratch = sum((family.mask + 1 + family.slack + SCRATCH_HEAD) * self.cpus * scratches(self.cpus)
                       for family in FAMILIES if family.name in self.families)
         hashes = WATCH_ENTRIES * (32 + 4 + 64) + WATCH_ENTRIES * (16 + 4 + 64) + 4096 * (8 + 40 + 64)
         contacts = 4096 * 40  # of probes/datagram.c

@@ -95,7 +95,7 @@ def test_every_family_fits_the_helpers_bounds() -> None:
     """Masks are one less than a power of two, and a record fits a per-processor value of 32 KiB."""
     for family in FAMILIES:
         assert family.mask & (family.mask + 1) == 0
-        assert family.mask + 1 + family.slack + 16 <= 32 << 10
+        assert family.mask + 1 + family.slack + plans.SCRATCH_HEAD <= 32 << 10
 
 
 def test_every_probe_file_states_hooks_misses_and_cost() -> None:
