@@ -133,6 +133,23 @@ def _pipelines(values: tuple[str, ...]) -> str | None:
     return next((f"{shown(value)} {fault}" for value in values if (fault := _absolute(value))), None)
 
 
+def _public_keys(values: tuple[str, ...]) -> str | None:
+    for value in values:
+        if not re.fullmatch(r"ed25519:[A-Za-z0-9+/]{43}=", value):
+            return f"has {shown(value)}, which is no public key: `sensor content keygen` writes them"
+    return "names a key twice" if len(set(values)) < len(values) else None
+
+
+def _url(value: str) -> str | None:
+    if value == "off" or re.fullmatch(r"https?://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~/%-]*)?", value):
+        return None
+    return "must be off or the URL of a directory, http:// or https://, without a query"
+
+
+def _ring_name(value: str) -> str | None:
+    return None if re.fullmatch(r"[a-z][a-z0-9-]{0,31}", value) else "must be a word of small letters, digits and -"
+
+
 def _families(values: tuple[str, ...]) -> str | None:
     for value in values:
         if value not in FAMILIES:
@@ -185,6 +202,30 @@ class Rules:
     budget_alerts: int = _key(
         0, "Alerts that one rule may raise within a minute, likewise. 0: no limit. Whoever can cause alerts can "
         "make a rule reach this limit, and is not seen by it afterwards.", check=_between(0, 10_000_000))
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Content releases: rules that are signed, checked and rolled out in stages."""
+
+    keys: tuple[str, ...] = _key(
+        (), "Public keys of publishers, `ed25519:...` as `sensor content keygen` writes them.", check=_public_keys)
+    threshold: int = _key(1, "How many of these keys must have signed a release.", check=_between(1, 32))
+    trusted: tuple[str, ...] = _key(
+        (), "Absolute paths, from below which releases are taken without a signature.", check=_pipelines)
+    hold: int = _key(3600, "How long a release must be healthy in each stage before it goes on by itself.", unit="s",
+                     check=_between(1, 30 * 86_400))
+    alert_factor: int = _key(10, "A release that raises more than this many times the alerts of the rules before it, "
+                             "and more than 50, is taken back.", check=_between(1, 10_000))
+    event_us: int = _key(1000, "Longest mean time that a release may take to evaluate an event, in its golden "
+                         "recording and live.", unit="µs", check=_between(1, 1_000_000))
+    check_seconds: int = _key(60, "Processor time that the check of a release may take.", unit="s",
+                              check=_between(1, 3600))
+    repository: str = _key("off", "URL of a TUF repository from which `sensor content update` takes releases, or "
+                           "`off`.", check=_url)
+    ring: str = _key("stable", "Which releases of the repository: those published for this ring.", check=_ring_name)
+    root: str = _key("/etc/sensor/content.root.json", "The repository's root metadata, copied here by hand once: what "
+                     "all trust in it comes from.", check=_absolute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +293,7 @@ class Settings:
     """All settings. ``Settings()`` is the default."""
 
     rules: Rules = _key(Rules, Rules.__doc__ or "", section=True)
+    content: Content = _key(Content, Content.__doc__ or "", section=True)
     output: Output = _key(Output, Output.__doc__ or "", section=True)
     events: Literal["alerts", "all"] = _key("alerts", "`alerts`, or `all` to write every event as well.")
     metrics: Metrics = _key(Metrics, Metrics.__doc__ or "", section=True)

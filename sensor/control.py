@@ -23,12 +23,15 @@ PATTERN_BYTES = 256
 
 _BEAT = struct.Struct("<4sQ")
 _PLAN = struct.Struct(f"<4sIIIIII{MAX_EVENTS}s")
+_VERDICT = struct.Struct("<4sI32s")
 _NAME = struct.Struct(f"<I{NAME_BYTES}s")
 PLAN_BYTES = _PLAN.size + MAX_WATCH * (_NAME.size + PATTERN_BYTES)
 #: Enough for any message in this direction.
 PACKET_BYTES = PLAN_BYTES + 1
 
-MAGIC_PLAN, MAGIC_READY, MAGIC_BEAT = b"SPLN", b"SRDY", b"SBEA"
+MAGIC_PLAN, MAGIC_READY, MAGIC_BEAT, MAGIC_VERDICT = b"SPLN", b"SRDY", b"SBEA", b"SVER"
+#: Why the engine wants a content release taken back, by number; 0: it is healthy, go on to the next stage.
+VERDICTS = ("", "load", "fault", "evaluation_time", "alert_rate", "loss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,28 @@ def beat(events: int) -> bytes:
     return _BEAT.pack(MAGIC_BEAT, events)
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the engine thinks of a content release, named by its id. ``reason`` is one of VERDICTS."""
+
+    release: str
+    reason: str
+
+
+def verdict(release: str, reason: str) -> bytes:
+    """Encode for :func:`parse_verdict`."""
+    return _VERDICT.pack(MAGIC_VERDICT, VERDICTS.index(reason), bytes.fromhex(release))
+
+
+def parse_verdict(data: bytes) -> Verdict | None:
+    """Decode; None for anything that is none."""
+    if kind_of(data) != MAGIC_VERDICT:
+        return None
+    _, number, release = _VERDICT.unpack(data)
+    return Verdict(release.hex(), VERDICTS[number]) if number < len(VERDICTS) else None
+
+
 def kind_of(data: bytes) -> bytes:
     """Magic of a message, checked against its size; b"" for anything else."""
-    sizes = {MAGIC_PLAN: PLAN_BYTES, MAGIC_READY: _BEAT.size, MAGIC_BEAT: _BEAT.size}
+    sizes = {MAGIC_PLAN: PLAN_BYTES, MAGIC_READY: _BEAT.size, MAGIC_BEAT: _BEAT.size, MAGIC_VERDICT: _VERDICT.size}
     return data[:4] if sizes.get(data[:4]) == len(data) else b""

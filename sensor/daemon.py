@@ -8,6 +8,7 @@ import sys
 
 from sensor import activation, killswitch
 from sensor.arguments import Arguments
+from sensor.content.state import default_store
 from sensor.errors import HostError
 from sensor.kernel import preflight
 from sensor.notify import Notifier
@@ -44,8 +45,10 @@ def run(options: RunOptions) -> int:
         record=str(options.record) if options.record else None,
         metrics_fd=sockets[0] if sockets else None)
     oversight = Oversight(state_home(), _say, boot=boot_id())
+    # Rules of the command line are what the operator wants to see now, and nothing else.
+    store = None if options.rules or options.record is not None else default_store()
     return Supervisor([arguments.dump()], options.duration, sockets, notifier.send, oversight, stay=stay,
-                      once=options.record is not None).run()
+                      once=options.record is not None, store=store).run()
 
 
 def _say(message: str) -> None:

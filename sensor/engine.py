@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sensor import config, control, importable, privileges
 from sensor.arguments import Arguments
 from sensor.boottime import BootClock
 from sensor.children import SOCKET_BYTES
+from sensor.content import running
 from sensor.crashes import database
 from sensor.crashes.telling import told
 from sensor.document import Builder, Document
@@ -70,6 +71,7 @@ class _Opened:
     boot_id: str
     cache: Path | None = None
     state: Path | None = None
+    selection: running.Selection = field(default_factory=running.Selection)  # its directories are open
 
 
 def _open_config(path: str | None) -> tuple[str, int] | None:
@@ -89,11 +91,12 @@ def _found(item: dict[str, Any]) -> Found:
     return Found(**{**item, "values": values})
 
 
-def _open(arguments: Arguments) -> _Opened:
+def _open(arguments: Arguments, selection: running.Selection) -> _Opened:
     outputs = Outputs()
     outputs.open(arguments.output, arguments.record)
     return _Opened(list(Reader().processes()), RuleFiles.open(arguments.rules), _open_config(arguments.config),
-                   outputs, Path("/proc/sys/kernel/random/boot_id").read_text().strip(), cache_home(), state_home())
+                   outputs, Path("/proc/sys/kernel/random/boot_id").read_text().strip(), cache_home(), state_home(),
+                   selection)
 
 
 HEALTHY_SECONDS = 10.0  # the loop beats every second
@@ -120,7 +123,10 @@ class Engine:
         self._facts.meter = self._meter
         self._over = Watch(Budget(self._settings.rules.budget_cpu_percent * WINDOW_NS // 100,
                                   self._settings.rules.budget_alerts))
-        ready = self._load.first(self._say)
+        self._content = running.Part(opened.selection, opened.rules, self._settings,
+                                     RuleLoad(opened.rules, self._settings.rules, self._load.cache, opened.state),
+                                     channel.send, self._say)
+        ready = self._content.first(self._load)
         self._tell_rules(ready)
         self._use(ready)
         self._clock = BootClock(wall_offset_ns())
@@ -149,7 +155,7 @@ class Engine:
         rules = ready.rules
         for refused in rules.refused:
             self._say(f"rule refused: {refused}")
-        if not rules.rules:
+        if not rules.rules and not self._content.observing:
             raise UsageError("no rule could be loaded; `sensor rules check PATH` tells why")
         self._say(f"{rules.loaded} rules loaded, {len(rules.refused)} refused, "
                   f"{len(rules.unsupported)} for log sources that this sensor does not produce")
@@ -157,7 +163,9 @@ class Engine:
             self._say(f"{len(ready.disabled)} of them are disabled (sensor rules list)")
 
     def _use(self, ready: Ready) -> None:
-        self._matcher, self._correlator = ready.matcher, ready.correlator
+        self._matcher, self._correlator = self._content.matcher(ready), ready.correlator
+        self._metered = ready.matcher
+        self._facts.content = self._content.selection
         self._facts.rules, self._facts.disabled = ready.rules, dict(ready.disabled)
         if not ready.fresh:
             return
@@ -196,7 +204,7 @@ class Engine:
 
     def _reload(self) -> None:
         """Begin to read the rules anew. What comes of it is taken over by :meth:`_step`."""
-        if self._load.busy:
+        if self._load.busy or self._content.turning:
             self._again = True
             return
         try:
@@ -236,6 +244,15 @@ class Engine:
         if self._live is not None:
             self._live.pipeline.use(self._matcher, self._correlator)
 
+    def _turn(self) -> None:
+        """Go on with what the supervisor selected: another release, the same in another stage, or none."""
+        ready = self._content.turn(self._load)
+        if ready is not None:
+            self._take_over(ready)
+        if self._again and not self._content.turning:
+            self._again = False
+            self._reload()
+
     def _refused(self, error: SensorError) -> None:
         self._facts.reload_ok = False
         self._facts.reloads["failure"] += 1
@@ -253,7 +270,7 @@ class Engine:
 
     def _sample(self, document: Document) -> None:
         assert self._live is not None
-        self._meter.sample(self._matcher, document, self._live.pipeline.counters.documents, time.monotonic_ns())
+        self._meter.sample(self._metered, document, self._live.pipeline.counters.documents, time.monotonic_ns())
 
     def _budgets(self) -> None:
         """Stop evaluating rules that take more than they may, until the next reload."""
@@ -286,8 +303,10 @@ class Engine:
             if selector.select(wait):
                 self._message()
             more = self._live.tick() if self._live is not None else False
-            if self._load.busy:
+            if self._load.busy and not self._content.switching:
                 self._step()
+            if self._content.turning:
+                self._turn()
             now = time.monotonic()
             if now >= self._next_second:
                 self._next_second = now + 1.0
@@ -314,6 +333,8 @@ class Engine:
             self._stop = True
         elif message["kind"] == "reload":
             self._reload()
+        elif message["kind"] == "content":
+            self._content.take(message["selection"], fds)
         elif message["kind"] == "statistics":
             self._facts.statistics = message["programs"]
         elif message["kind"] == "crashes":
@@ -372,6 +393,7 @@ class Engine:
         events = 0
         if self._live is not None:
             self._live.second()
+            self._content.second(self._live, time.monotonic(), time.time())
             self._budgets()
             events = sum(self._live.pipeline.counters.received.values())
         try:
@@ -398,7 +420,7 @@ def main() -> None:
         channel = socket.socket(fileno=int(sys.argv[1]))
         arguments = Arguments.parse(sys.argv[2])
         parent = os.getppid()
-        opened = _open(arguments)
+        opened = _open(arguments, running.Selection.parse(sys.argv[3]))
         if os.geteuid() == 0:
             importable.keep()
             privileges.drop(*privileges.ids_of(), parent)

@@ -130,6 +130,10 @@ class Live:
         """Report a rule that is not evaluated any more."""
         self._tell([self.pipeline.rule_disabled(rule, name, reason, measured, limit, now_ns=self.clock())])
 
+    def content(self, values: tuple[Any, ...]) -> None:
+        """Report what became of a content release: the values of a sensor_content event."""
+        self._tell([self.pipeline.content(values, now_ns=self.clock())])
+
     def flush(self) -> None:
         """Hand on what outputs hold back."""
         if self.outputs.output is not None:

@@ -28,6 +28,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from sensor.content.state import REASONS
 from sensor.crashes.verdict import ATTRIBUTED
 from sensor.kernel.preflight import LACKS
 from sensor.outputs.counts import REASONS as OUTPUT_REASONS
@@ -176,6 +177,21 @@ class Snapshot:
     config_last_reload_successful: float | None = _row("gauge", _RULES, "1 if the last reload of rules succeeded.")
     config_last_reload_success_timestamp_seconds: float | None = _row(
         "gauge", _RULES, "When rules were last loaded, seconds since the epoch.")
+
+    content_info: Samples = _row("gauge", _RULES, "1 for the content release whose rules raise alerts; signer is the "
+                                 "ids of the keys.", "version sha256 signer")
+    content_stage: Samples = _row("gauge", _RULES, "1 for the stage of the newest content release.", "stage")
+    content_level: Samples = _row("gauge", _RULES, "1 for the rules that crashes have left: configured, built-in, or "
+                                  "none (observe). Anything but configured deserves an alarm.", "level")
+    content_load: Samples = _row("counter", _RULES, "Content releases taken into the store or refused.", "result",
+                                 ("loaded", "refused"))
+    content_rollbacks: Samples = _row("counter", _RULES, "Content releases taken back, by why. Any increase deserves "
+                                      "an alarm.", "reason", REASONS)
+    content_last_load_timestamp_seconds: float | None = _row(
+        "gauge", _RULES, "When content last changed, seconds since the epoch.")
+    content_expiry_timestamp_seconds: float | None = _row(
+        "gauge", _RULES, "When the content release expires, seconds since the epoch. It goes on then, and a newer "
+        "one is due.")
 
     process_table_entries: float | None = _row("gauge", _STATE, "Processes known, running and ended.")
     process_table_capacity: float | None = _row("gauge", _STATE, "Bound of the above.")

@@ -27,6 +27,7 @@ STAGE_RING = "kernel_ringbuf"
 _OPEN = BY_NAME["file_open"].id
 _LOSS = BY_NAME["sensor_loss"].id
 _STATE = BY_NAME["sensor_state"].id
+_CONTENT = BY_NAME["sensor_content"].id
 _RULE_DISABLED = BY_NAME["sensor_rule_disabled"].id
 _CRASH = BY_NAME["sensor_crash"].id
 _PATH_INDEX = next(index for index, item in enumerate(BY_NAME["file_open"].fields) if item.name == "path")
@@ -196,6 +197,10 @@ class Pipeline:
     def crash(self, values: tuple[str, ...], *, now_ns: int) -> Notice:
         """The document (and alerts) of a crash of the host; *values* in the order of the event table."""
         return self._own(_CRASH, values, now_ns)
+
+    def content(self, values: tuple[Any, ...], *, now_ns: int) -> Notice:
+        """The document (and alerts) of what became of a content release; *values* as in the event table."""
+        return self._own(_CONTENT, values, now_ns)
 
     # Inside --------------------------------------------------------------------------------------
 

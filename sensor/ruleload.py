@@ -64,6 +64,11 @@ class RuleLoad:
         self._seen: tuple[str, ...] = ()
         self._changed: tuple[str, ...] = ()
 
+    def aim(self, files: RuleFiles, settings: config.Rules) -> None:
+        """Other places, from the next load on."""
+        self._files, self._settings = files, settings
+        self._options = Options(settings.placeholders, settings.pipelines)
+
     def first(self, say: Callable[[str], None]) -> Ready:
         """The rules at the start. Raises UsageError; a damaged file of disabled rules is only said."""
         try:

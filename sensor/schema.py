@@ -314,7 +314,20 @@ EVENTS: tuple[Event, ...] = (
         _f(Kind.TEXT, "reason", "sensor.rule.reason", "cpu_time or alerts: of which it took too much.", cap=32),
         _f(Kind.U64, "measured", "sensor.rule.measured", "What it took within the last minute: ms, or alerts."),
         _f(Kind.U64, "limit", "sensor.rule.limit", "What it may take, in the same unit."))),
+    Event(110, "sensor_content", "user", "A content release was staged, promoted, taken back, or has expired.", "host",
+          "change", ("sensor_content",), (
+        _f(Kind.U64, "version", "sensor.content.version", "Version of the release; 0 for rules that are none."),
+        _f(Kind.TEXT, "action", "sensor.content.action",
+           "staged, promoted, known_good, rolled_back, expired, stepped_down.", cap=32),
+        _f(Kind.TEXT, "release", "sensor.content.release", "Its id: SHA-256 of its manifest; or built-in, observe.", cap=80),
+        _f(Kind.TEXT, "stage", "sensor.content.stage", "shadow, canary or active, after that.", cap=32),
+        _f(Kind.TEXT, "reason", "sensor.content.reason", "Why it was taken back: crash, load, fault, evaluation_time, "
+           "alert_rate, loss, revoked, operator.", cap=32),
+        _f(Kind.TEXT, "sentence", "message", "One sentence.", cap=1024))),
 )
+
+#: Raised with each event or field that rules can name: content says which one it needs.
+VERSION = 1
 
 BY_ID: dict[int, Event] = {event.id: event for event in EVENTS}
 BY_NAME: dict[str, Event] = {event.name: event for event in EVENTS}

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sensor import __version__
+from sensor.content.keeper import LEVELS
+from sensor.content.running import Selection
 from sensor.crashes.database import Found, counts
 from sensor.kernel.hooks import RINGS
 from sensor.live import Live
@@ -34,6 +36,7 @@ class Facts:
     cache: dict[str, int] = field(default_factory=dict)  # of compiled rules: result -> look-ups
     latency: dict[str, Histogram] = field(default_factory=dict)
     crashes: list[Found] = field(default_factory=list)  # of this host, oldest first
+    content: Selection = field(default_factory=Selection)
 
 
 def mode_of(info: dict[str, Any]) -> str:
@@ -56,6 +59,7 @@ def take(live: Live | None, facts: Facts) -> Snapshot:
     snapshot.boot_guard_strikes = float(facts.info.get("strikes", 0))
     snapshot.engine_restarts = float(facts.info.get("restarts", 0))
     _rules(snapshot, facts)
+    _content(snapshot, facts.content)
     _programs(snapshot, facts)
     if live is not None:
         _flow(snapshot, live, facts)
@@ -77,6 +81,18 @@ def _rules(snapshot: Snapshot, facts: Facts) -> None:
     snapshot.config_reloads, snapshot.rule_cache = dict(facts.reloads), dict(facts.cache)
     snapshot.config_last_reload_successful = float(facts.reload_ok)
     snapshot.config_last_reload_success_timestamp_seconds = facts.reload_at or None
+
+
+def _content(snapshot: Snapshot, chosen: Selection) -> None:
+    snapshot.content_rollbacks, snapshot.content_load = dict(chosen.rollbacks), dict(chosen.loads)
+    snapshot.content_level = {level: float(level == chosen.level) for level in LEVELS}
+    stage = "full" if chosen.stage == "active" else chosen.stage
+    snapshot.content_stage = {name: float(name == stage) for name in ("shadow", "canary", "full")}
+    snapshot.content_last_load_timestamp_seconds = chosen.changed or None
+    if chosen.live is not None:
+        signer = ",".join(chosen.live.get("signers", ())) or "trusted path"
+        snapshot.content_info = {(str(chosen.live["version"]), chosen.live["id"], signer): 1.0}
+        snapshot.content_expiry_timestamp_seconds = float(chosen.live["expires"])
 
 
 def _programs(snapshot: Snapshot, facts: Facts) -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sensor import children, control
+from sensor.content.keeper import POLL_SECONDS, Keeper
 from sensor.errors import UsageError
 from sensor.guard import HEALTHY_SECONDS as GUARD_SECONDS
 from sensor.guard import PASSIVE
@@ -53,10 +54,12 @@ class Supervisor:
         stay: Without probes, stay up in passive mode with the reason, instead of ending with status 3.
         once: An engine that fails ends the run with its status, instead of being started again.
         oversight: Says what may be loaded.
+        store: Directory of content releases, or None for none.
     """
 
     def __init__(self, arguments: list[str], duration: float | None, keep: list[int],
-                 notify: Callable[[str], None], oversight: Oversight, *, stay: bool, once: bool = False) -> None:
+                 notify: Callable[[str], None], oversight: Oversight, *, stay: bool, once: bool = False,
+                 store: str | None = None) -> None:
         self._arguments, self._duration, self._keep = arguments, duration, keep
         self._notify, self._oversight, self._stay, self._once = notify, oversight, stay, once
         self._selector = selectors.DefaultSelector()
@@ -71,6 +74,7 @@ class Supervisor:
         self._deadlines: dict[str, float] = {}  # name -> monotonic time; see _due
         self._restarts, self._started, self._ready, self._stopping = 0, 0.0, False, False
         self._status, self._serving = 0, False  # serving: this engine reads records
+        self._content = Keeper(store, self._say)
         self._generation = 0  # when the rings were made, ns CLOCK_BOOTTIME: numbers of records begin anew with them
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -135,7 +139,8 @@ class Supervisor:
         now = time.monotonic()
         actions = {"restart": self._start_engine, "silent": self._engine_silent, "load": self._load_late,
                    "duration": self.stop, "stop": self._stop_late, "statistics": self._send_statistics,
-                   "guard": self._oversight.healthy, "search": self._oversight.end_search}
+                   "guard": self._oversight.healthy, "search": self._oversight.end_search,
+                   "content": self._watch_content}
         for name in [name for name, at in self._deadlines.items() if at <= now]:
             del self._deadlines[name]
             actions[name]()
@@ -147,8 +152,12 @@ class Supervisor:
 
     def _start_engine(self) -> None:
         ours, theirs = children.channel_pair()
-        self._engine = children.start("sensor.engine", theirs, self._arguments, self._keep)
+        selection, fds = self._content.begin()
+        self._engine = children.start("sensor.engine", theirs, [*self._arguments, selection], [*self._keep, *fds])
         theirs.close()
+        for fd in fds:
+            os.close(fd)
+        self._after("content", POLL_SECONDS)
         self._engine_channel = ours
         self._selector.register(ours, selectors.EVENT_READ, self._from_engine)
         self._started, self._serving = time.monotonic(), False
@@ -168,6 +177,8 @@ class Supervisor:
             self._on_plan(data)
         elif kind == control.MAGIC_READY:
             self._on_ready()
+        elif kind == control.MAGIC_VERDICT:
+            self._watch_content(force=self._content.verdict(data))
         elif kind != control.MAGIC_BEAT:
             self._say(f"a malformed request of {len(data)} bytes from the engine was dropped")
             return
@@ -189,7 +200,19 @@ class Supervisor:
             self._plan, self._asked = self._oversight.limit(plan), (plan.families, plan.rings)
             self._start_loader()
 
+    def _watch_content(self, *, force: bool = False) -> None:
+        """Tell the engine of another selection of rules, made by itself or by an operator."""
+        self._after("content", POLL_SECONDS)
+        changed = self._content.changed(force=force)
+        if changed is not None:
+            text, fds = changed
+            self._tell({"kind": "content", "selection": text}, fds)
+            for fd in fds:
+                os.close(fd)
+            self._content.told()
+
     def _on_ready(self) -> None:
+        self._content.told()
         if not self._ready:
             self._ready = True
             if self._duration is not None:
@@ -250,7 +273,11 @@ class Supervisor:
         if self._stopping:
             self._status = self._status or max(status, 0)
             return
-        if not self._ready or self._once:  # its message stands on stderr; trying again can't help
+        crashed = status not in (0, STATUS_USAGE, STATUS_HOST) and not self._once
+        worth = crashed and self._content.died(stay=self._stay)
+        if status == 0:  # told to begin anew
+            self._content.stopped()
+        if (not self._ready and not worth) or self._once:  # its message stands on stderr; trying again can't help
             self._status = status if status > 0 else 1
             self._stopping = True
             return
@@ -392,6 +419,7 @@ class Supervisor:
             return
         self._stopping = True
         self._notify("STOPPING=1")
+        self._content.stopped()
         self._deadlines.clear()
         self._detach()
         self._kill(self._loader)

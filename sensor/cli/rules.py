@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sensor import switches
-from sensor.cli import switch
+from sensor.cli import rollout, switch
 from sensor.cli.common import config_option, example, rule_set
 from sensor.errors import SensorError, UsageError
 from sensor.outputs.terminal import terminal_safe
@@ -30,8 +30,8 @@ def command() -> None:
     """Check, test and explain rules. Without PATH, the rules that come with the sensor."""
 
 
-command.add_command(switch.disable)
-command.add_command(switch.enable)
+for _command in (switch.disable, switch.enable, rollout.stage, rollout.promote, rollout.rollback):
+    command.add_command(_command)
 
 
 def _say(*lines: object) -> None:

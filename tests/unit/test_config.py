@@ -44,6 +44,17 @@ rules:
   watch_seconds: 30
   budget_cpu_percent: 5
   budget_alerts: 600
+content:
+  keys: ['ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=']
+  threshold: 2
+  trusted: [/srv/content]
+  hold: 60
+  alert_factor: 3
+  event_us: 50
+  check_seconds: 5
+  repository: https://updates.example/sensor
+  ring: canary
+  root: /srv/root.json
 output: {spec: /var/log/sensor.jsonl}
 events: all
 metrics: {listen: '[::1]:9'}

@@ -1,0 +1,1 @@
+"""Content releases: made, signed, checked, kept, rolled out in stages and taken back."""
