@@ -47,7 +47,8 @@ def source(family: Family, probes: Path) -> str:
 def flags(family: Family, cpus: int, decisions: Collection[str]) -> list[str]:
     """What the compiler is told of a family and this kernel, but for directories."""
     return [f"-DNR_CPUS={cpus}", f"-DSCRATCHES={scratches(cpus)}", f"-DRING_INDEX={family.ring}",
-            f"-DRING_OFFSET_MASK={family.mask}", f"-DRING_SLACK={family.slack}", f"-DLINUX_VERSION_CODE={kernel_version_code()}", *_QUIET,
+            f"-DRING_OFFSET_MASK={family.mask}", f"-DRING_SLACK={family.slack}",
+            f"-DLINUX_VERSION_CODE={kernel_version_code()}", *_QUIET,
             *(f"-DWITH_{kind.upper()}" for kind in sorted(decisions))]
 
 
