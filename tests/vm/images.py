@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import lzma
 import os
@@ -203,6 +204,7 @@ def _build_wheels(python: str, needs: Sequence[str], work: Path) -> Path:
     return _disk(work / "tree", work / "wheels.ext4", spare=0)
 
 
+@functools.cache  # a run is of one pyproject.toml, whatever happens to the file meanwhile
 def wheels(suite: str = ROOT_SUITE) -> Path:
     """A read-only disk with what pyproject.toml asks for: installed, and as files for `make install`."""
     declared = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
