@@ -54,19 +54,23 @@ _OPENING = {"open": (2, 1), "openat": (257, 2)}  # number, which argument has th
 def memory_and_files() -> None:
     """Bound memory, output, descriptors and core dumps, and time to begin with."""
     for limit, value in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_FSIZE, OUTPUT_BYTES),
-                         (resource.RLIMIT_NOFILE, FILES), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_CPU, CPU_MOST)):
-        hard = resource.getrlimit(limit)[1]
-        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (bound, bound))
+                         (resource.RLIMIT_NOFILE, FILES), (resource.RLIMIT_CORE, 0)):
+        _bound(limit, value, value)
+    _bound(resource.RLIMIT_CPU, CPU_MOST, CPU_MOST + 1)
 
 
 def cpu_time() -> None:
     """Bound the time from now on by what this process has taken to come this far."""
     spent = time.process_time()
     seconds = min(CPU_MOST, math.ceil(spent) + max(CPU_LEAST, math.ceil(CPU_TIMES * spent)))
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    seconds = seconds if hard == resource.RLIM_INFINITY else min(seconds, hard)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    _bound(resource.RLIMIT_CPU, seconds, seconds + 1)  # SIGXCPU comes before SIGKILL, and says why
+
+
+def _bound(limit: int, soft: int, hard: int) -> None:
+    above = resource.getrlimit(limit)[1]
+    if above != resource.RLIM_INFINITY:
+        soft, hard = min(soft, above), min(hard, above)
+    resource.setrlimit(limit, (soft, hard))
 
 
 def calls() -> None:

@@ -40,23 +40,30 @@ class NoChild(UsageError):
     """The system gave no process. That says nothing about the rules."""
 
 
+class Interrupted(UsageError):
+    """The host had no time or memory for it. Trying again may do, so a service is to be started again."""
+
+    exit_status = SensorError.exit_status
+
+
 class Child:
     """One such process.
 
     Args:
         gathered: Files as they were read.
         options: From the settings.
+        polite: Let others go first. Not where they wait for the rules.
 
     Raises:
         NoChild: It can't be started.
     """
 
-    def __init__(self, gathered: Gathered, options: Options) -> None:
+    def __init__(self, gathered: Gathered, options: Options, *, polite: bool = True) -> None:
         self._output = os.memfd_create("rules-compiled", os.MFD_CLOEXEC)
         job = -1
         try:
             job = _job(gathered, options)
-            self._process = _start(job, self._output)
+            self._process = _start(job, self._output, polite)
         except OSError as error:
             os.close(self._output)
             raise NoChild(f"no process could be started to read the rules: {error}") from error
@@ -75,15 +82,15 @@ class Child:
         """Whether it takes too long."""
         return time.monotonic() > self._deadline
 
-    def result(self, seconds: float = WALL_SECONDS) -> bytes:
-        """What it made, for plain.load; waits at most so long. Closes everything.
+    def result(self, seconds: float | None = None) -> bytes:
+        """What it made, for plain.load; waits at most so long, WALL_SECONDS if not said. Closes everything.
 
         Raises:
-            UsageError: It refused the rules, or ended in any other way.
+            UsageError: It refused the rules, or ended in any other way. Interrupted is one of them.
         """
         status: int | None = None
         try:
-            status = self._process.wait(seconds)
+            status = self._process.wait(WALL_SECONDS if seconds is None else seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -91,7 +98,7 @@ class Child:
         os.close(self._output)
         if status == 0:
             return data
-        raise UsageError(_failure(status, data))
+        raise _failure(status, data)
 
 
 def compile_rules(gathered: Gathered, options: Options) -> tuple[RuleSet, bytes]:
@@ -99,7 +106,7 @@ def compile_rules(gathered: Gathered, options: Options) -> tuple[RuleSet, bytes]
 
     Raises UsageError.
     """
-    data = Child(gathered, options).result()
+    data = Child(gathered, options, polite=False).result()
     return checked(data), data
 
 
@@ -113,15 +120,17 @@ def checked(data: bytes) -> RuleSet:
     return rules
 
 
-def _failure(status: int | None, data: bytes) -> str:
+def _failure(status: int | None, data: bytes) -> UsageError:
     if status == _REFUSED:
-        return terminal_safe(data.decode("utf-8", "replace")[:_MESSAGE])
+        return UsageError(terminal_safe(data.decode("utf-8", "replace")[:_MESSAGE]))
     if status is None:
-        return f"reading the rules took more than {WALL_SECONDS:.0f} s"
-    if status in (-signal.SIGXCPU, -signal.SIGKILL):
-        return "reading the rules took too much processor time, or the kernel ended it for want of memory"
+        return Interrupted(f"reading the rules took more than {WALL_SECONDS:.0f} s")
+    if status == -signal.SIGKILL:
+        return Interrupted("the process that read the rules was killed: was there too little memory?")
+    if status == -signal.SIGXCPU:
+        return UsageError("reading the rules took too much processor time")
     how = f"signal {-status}" if status < 0 else f"status {status}"
-    return f"the process that read the rules ended by {how}"
+    return UsageError(f"the process that read the rules ended by {how}")
 
 
 def _job(gathered: Gathered, options: Options) -> int:
@@ -133,10 +142,11 @@ def _job(gathered: Gathered, options: Options) -> int:
     return fd
 
 
-def _start(job: int, output: int) -> subprocess.Popen[bytes]:
+def _start(job: int, output: int, polite: bool) -> subprocess.Popen[bytes]:
     # The interpreter itself: the link in a virtual environment may lie where this user may not go.
     code = f"import sys; sys.path[:] = {json.dumps(sys.path)}; from {ENTRY} import main; main()"
-    command = [os.readlink("/proc/self/exe"), "-I", "-S", "-B", "-c", code, str(os.getpid()), str(job), str(output)]
+    command = [os.readlink("/proc/self/exe"), "-I", "-S", "-B", "-c", code, str(os.getpid()), str(job), str(output),
+               str(_NICE if polite else 0)]
     imports = [int(found[1]) for entry in sys.path if (found := re.match(r"/proc/self/fd/(\d+)", entry))]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                             pass_fds=[job, output, *imports], env={"PATH": os.defpath, "LANG": "C.UTF-8"})
@@ -165,7 +175,7 @@ def main() -> None:
 def _work(job: int) -> bytes:
     confine.memory_and_files()
     with contextlib.suppress(OSError):  # a service may have no right to be polite
-        os.nice(_NICE)
+        os.nice(int(sys.argv[4]))
     from sensor.rules import content, correlation_read, sigma, sigma_pipeline  # noqa: F401  before files are closed
     from sensor.rules.falco import frontend  # noqa: F401
     from sensor.rules.matcher import Matcher

@@ -39,6 +39,12 @@ def write(folder: Path, number: int, name: str, condition: str = "selection") ->
     (folder / f"{name}.yml").write_text(RULE.format(name=name, number=number, condition=condition))
 
 
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with other work to do is no fault of a child."""
+    monkeypatch.setattr(rulechild, "WALL_SECONDS", 1200.0)
+
+
 @contextmanager
 def started(rules: Path, cache: Path | None = None, config: str | None = None,
             state: Path | None = None) -> Iterator[Engine]:
