@@ -16,9 +16,15 @@ settings.load_profile("sensor")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def outside_data(*parts: str) -> Path:
+    """Where outside test material would be: next to the checkout, or in SENSOR_TEST_DATA."""
+    home = os.environ.get("SENSOR_TEST_DATA")
+    return (Path(home) if home else ROOT.parent / "shared" / "data").joinpath(*parts)
+
+
 def shared_data(*parts: str) -> Path:
-    """Path of outside test material next to the checkout; skips the test, by name, where it is absent."""
-    path = ROOT.parent.joinpath("shared", "data", *parts)
+    """Path of outside test material; skips the test, by name, where it is absent."""
+    path = outside_data(*parts)
     if not path.exists():
         pytest.skip(f"outside test material is absent: {'/'.join(parts)}")
     return path

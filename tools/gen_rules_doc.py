@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from sensor.rules.model import About
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "rules.md"
+BASELINE = ROOT / "tests" / "data" / "baseline.json"
+LEVELS = ("critical", "high", "medium", "low")
 _BLOCK = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 _SENTENCE = re.compile(r"(?<=\.) (?=[A-Z/])")
 #: Keys of whole groups of events that rules know by Sigma's name.
@@ -23,7 +26,8 @@ _SIGMA = {key: name for name, key in reversed(schema.SIGMA_FIELDS.items())}
 def page(text: str) -> str:
     """*text* of docs/rules.md with its generated blocks made anew. Raises KeyError for an unknown block."""
     makers: dict[str, Callable[[], str]] = {
-        "rules": rules, "fields": fields, "falco_fields": falco_fields, "falco_events": falco_events}
+        "rules": rules, "fields": fields, "falco_fields": falco_fields, "falco_events": falco_events,
+        "baseline": baseline}
     return _BLOCK.sub(lambda block: f"{block[1]}{makers[block[2]]()}{block[3]}", text)
 
 
@@ -92,6 +96,24 @@ def falco_events() -> str:
         types = "; ".join(", ".join(names) for names, _ in groups)
         arguments = ", ".join(f"`{each}`" for each in falco.arguments(name))
         lines.append(f"| {name} | {types} | {arguments} |")
+    return "\n".join([*lines, ""])
+
+
+def baseline() -> str:
+    """Tables of alerts in 100,000 events of benign activity: by level, and by rule."""
+    found = json.loads(BASELINE.read_text("utf-8"))
+    about = {rule.id: rule for rule in content.load(content.discover([str(ROOT / "rules")])).every}
+    counts: dict[str, int] = found["alerts"]
+    share = 1e5 / found["events"]
+    lines = [f"{found['events']:,} events on {found['date']}.", "", "| level | alerts | in 100,000 events | rules |",
+             "|---|---|---|---|"]
+    for level in LEVELS:
+        raised = [count for number, count in counts.items() if about[number].level == level]
+        lines.append(f"| {level} | {sum(raised)} | {sum(raised) * share:.2f} | {len(raised)} |")
+    lines += ["", "| rule | level | alerts | in 100,000 events |", "|---|---|---|---|"]
+    ranked = sorted(counts, key=lambda number: (LEVELS.index(about[number].level), -counts[number], number))
+    for number, count in ((number, counts[number]) for number in ranked):
+        lines.append(f"| {_cell(about[number].name)} | {about[number].level} | {count} | {count * share:.2f} |")
     return "\n".join([*lines, ""])
 
 

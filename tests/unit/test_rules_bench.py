@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import islice
 
 from sensor import schema, shape
-from tests.bench import bench_rules, events
+from tests.bench import contenders, events
 
 
 def test_stream_is_the_same_each_time_and_sound():
@@ -23,7 +23,7 @@ def test_cached_file_holds_the_stream(tmp_path):
     """What is read back in batches is what was made, and no more than was asked for."""
     path = events.cached(600, tmp_path)
     assert path == events.cached(600, tmp_path)
-    lines = [line for batch in bench_rules.batches(path, 500) for line in batch]
+    lines = [line for batch in contenders.batches(path, 500) for line in batch]
     assert len(lines) == 500
     import orjson
 

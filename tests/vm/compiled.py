@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tests.vm.host import cache, locked
-from tests.vm.images import CHECKOUT
+from tests.vm.images import CHECKOUT, suite_of
 
 DISK = "compiled.img"
 #: Room on the guest's third disk; all families of all alternatives are about 2 MB.
@@ -27,7 +27,7 @@ _FILE_MAX = 4 << 20
 def home(label: str, suite: str) -> Path:
     """Where compiled families for this kernel and root image are kept."""
     code = hashlib.sha256(b"".join((CHECKOUT / "sensor" / "kernel" / name).read_bytes() for name in _COMPILERS))
-    path = cache() / f"compiled-{label}-{suite}-{code.hexdigest()[:12]}"
+    path = cache() / f"compiled-{label}-{suite_of(suite)}-{code.hexdigest()[:12]}"
     path.mkdir(exist_ok=True)
     return path
 

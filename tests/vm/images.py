@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sensor.errors import HostError
+from tests.conftest import outside_data
 from tests.live.harness import CFLAGS, WORKLOADS, Workloads
 from tests.vm.host import Apt, building, cache, locked, run, say, source_lines
 
@@ -38,6 +39,10 @@ ROOT_PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "python3-bpfcc", 
                  "python3-yaml", "iproute2", "kmod", "procps", "bpftool", "util-linux", "adduser")
 #: What only the usual root has: for `make install`, and a co-tenant for the probes.
 MORE_PACKAGES = ("make", "python3-venv", "bpftrace")
+#: Root images for one test each: the suite, and packages besides those of its usual root.
+VARIANTS = {"bookworm-atomics": (ROOT_SUITE, (
+    "bsdextrautils", "ca-certificates", "dmidecode", "e2fsprogs", "file", "hostname", "ldap-utils", "libc-bin", "login",
+    "net-tools", "openssh-client", "openssl", "passwd", "perl", "plocate", "rsync", "samba", "sudo", "whois", "xxd"))}
 #: Where the wheels' disk holds them as files: PIP_FIND_LINKS of a guest.
 WHEELHOUSE = ".wheels"
 #: What of the checkout a guest gets, as /opt/sensor.
@@ -146,8 +151,14 @@ def _disk(tree: Path, image: Path, spare: int) -> Path:
     return image
 
 
-def _packages(suite: str) -> tuple[str, ...]:
-    return (*ROOT_PACKAGES, *(MORE_PACKAGES if suite == ROOT_SUITE else ()))
+def suite_of(root: str) -> str:
+    """The Debian suite that the image *root* is made of."""
+    return VARIANTS[root][0] if root in VARIANTS else root
+
+
+def _packages(name: str) -> tuple[str, ...]:
+    more = VARIANTS[name][1] if name in VARIANTS else ()
+    return (*ROOT_PACKAGES, *(MORE_PACKAGES if suite_of(name) == ROOT_SUITE else ()), *more)
 
 
 def _build_root(suite: str, work: Path) -> Path:
@@ -163,8 +174,8 @@ def _build_root(suite: str, work: Path) -> Path:
          f"--include={','.join(_packages(suite))}", *drop,
          "--customize-hook=echo sensor-vm > $1/etc/hostname",
          "--customize-hook=chroot $1 passwd -d root",
-         "--customize-hook=rm -rf $1/var/lib/apt/lists/* $1/var/cache/apt/*.bin", suite, str(tree),
-         *source_lines([suite])])
+         "--customize-hook=rm -rf $1/var/lib/apt/lists/* $1/var/cache/apt/*.bin", suite_of(suite), str(tree),
+         *source_lines([suite_of(suite)])])
     out.mkdir()
     _disk(tree, out / "disk.ext4", spare=400)
     # sid's Python changes: the wheels must be for the one that this image has.
@@ -239,9 +250,11 @@ def _script(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def payload(work: Path, overlays: Iterable[Path] = ()) -> Path:
-    """A tree that is copied over the guest's root: /t (this package's guest scripts) and /opt/sensor."""
+def payload(work: Path, overlays: Iterable[Path] = (), data: Iterable[str] = ()) -> Path:
+    """A tree that is copied over the guest's root: /t (guest scripts, outside *data*) and /opt/sensor."""
     tree = work / "payload"
+    for part in data:
+        _copy(outside_data(part), tree / "t" / "data" / part)
     _copy(GUEST, tree / "t" / "guest")
     for name in SHIPPED:
         _copy(CHECKOUT / name, tree / "opt" / "sensor" / name)

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.conftest import outside_data
 from tests.vm import coverage, images
 from tests.vm.host import cache, guest_slot, say
 from tests.vm.machine import Boot, Result, boot_and_run
@@ -46,6 +47,8 @@ class GuestTest:
     also: tuple[tuple[str, str], ...] = ()  # (kernel, suite of the root image) besides the usual root
     append: str = ""  # more kernel arguments; a boot is shared only by tests that want the same
     crashes: int = 0  # how often it crashes the guest by sysrq and goes on in the next boot; a guest to itself
+    root: str = ""  # the one root image of images.VARIANTS that has what it needs
+    data: tuple[str, ...] = ()  # outside test material that it needs, laid out in /t/data; skipped by name without
     slow: bool = False  # a quarter of an hour where all is emulated: runs when named, or with --slow
 
     @property
@@ -66,6 +69,8 @@ TESTS = (
               seconds=1200, kernels=()),
     GuestTest("record", "python3 record.py", "Makes the example recording; runs when asked for with a kernel.",
               seconds=400, kernels=()),
+    GuestTest("atomics", "python3 atomics.py", "Atomic Red Team tests with real tools: the public rules fire.",
+              seconds=1500, kernels=(), root="bookworm-atomics", data=("atomics", "sigma/linux")),
     GuestTest("soak", f"{_SOAK} 2 20", "Attach and detach under load, beside a co-tenant: the kernel stays as it was.",
               seconds=600, kernels=()),
     GuestTest("load-failures", "cd /opt/sensor && python3 -m tests.live.faults 12",
@@ -122,6 +127,9 @@ def _places(test: GuestTest, kernels: Sequence[str], named: bool, roots: Sequenc
 
     Whoever names a kernel and no root means the usual one: the others are for the whole matrix.
     """
+    if test.root:
+        yield from ((kernel, test.root) for kernel in kernels or ALL if kernel in test.kernels or named)
+        return
     for place in itertools.product(kernels or ALL, roots or (images.ROOTS[:1] if kernels else images.ROOTS)):
         usual = place[1] == images.ROOT_SUITE
         if place in test.also or (usual and place[0] in test.kernels) or (named and (usual or roots)):
@@ -137,6 +145,9 @@ def plan(kernels: Sequence[str], names: Sequence[str], roots: Sequence[str] = ()
     alone = []
     for test in TESTS:
         if (names and test.name not in names) or (test.slow and not names and not slow):
+            continue
+        if absent := [part for part in test.data if not outside_data(part).exists()]:
+            say(f"{test.name}: skipped, outside test material is absent: {' '.join(absent)}")
             continue
         # Asking for both a kernel and a test by name overrides the table.
         for label, root in _places(test, kernels, bool(names and kernels), roots):
@@ -178,7 +189,7 @@ def run(jobs: Iterable[Job], at_once: int, *, keep: bool = False, overlays: Sequ
             shutil.rmtree(old, ignore_errors=True)
     home = Path(tempfile.mkdtemp(prefix="run-", dir=logs))
     say(f"{len(jobs)} guests, {at_once} at a time; logs in {home}")
-    tree = images.payload(home, overlays)
+    tree = images.payload(home, overlays, {part for job in jobs for test in job.tests for part in test.data})
 
     def one(job: Job) -> Boot:
         with guest_slot():
@@ -278,4 +289,5 @@ REPORTS: tuple[Callable[[dict[Job, Boot]], str], ...] = (
     partial(by_kernel, "live", "event, way: seen/done"),
     partial(by_kernel, "live-first", "event, way: seen/done"), partial(by_kernel, "service", "under systemd"),
     partial(by_kernel, "guard", "over three boots"),
+    partial(by_kernel, "atomics", "atomic test, rule: fired"),
     *(partial(by_kernel, test, f"{test}: holds") for test in coverage.REDUCED))
