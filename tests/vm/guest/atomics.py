@@ -26,7 +26,10 @@ GROUPS = Path("/sys/fs/cgroup/atomics")
 TEST_SECONDS = 120
 SHARE = 0.95
 #: (test, rule) -> why it can't fire here.
-MISSING: dict[tuple[str, str], str] = {}
+MISSING = {
+    ("T1553.004-3", "78a80655-a51e-4669-bc6b-e9d206a462ee"):
+        "not seen: update-ca-certificates is a script, and Image is the interpreter that runs",
+}
 #: What the tests' own preparations leave behind: they are not part of the data.
 _PREPARED = """
 mkdir -p /tmp/victim-files /tmp/victim-folder /tmp/AtomicRedTeam/atomics/T1222.002
@@ -93,13 +96,15 @@ def main() -> int:
     others = {pair for pair in found - {*expected} if pair[0] != "cleanup"}
     seen = {*expected} & found
     absent = {pair: name for pair, name in expected.items() if pair not in found}
+    published = "".join(path.read_text() for path in (DATA / "sigma" / "linux").rglob("*.yml"))
+    reasons = {pair: MISSING.get(pair, "") if pair[1] in published else "not seen: the rule is not among those given"
+               for pair in absent}
     report = {"pairs seen": f"{len(seen)} of {len(expected)}", "other pairs": str(len(others)),
-              **{name: MISSING.get(pair, "not seen") for pair, name in absent.items()}}
+              **{name: reasons[pair] or "not seen" for pair, name in absent.items()}}
     Path(os.environ.get("VM_DATA", "/dev/null")).write_text(json.dumps(report))
     print(*(f"other: {test} {rule}" for test, rule in sorted(others)), sep="\n")
     print(json.dumps(report, indent=1))
-    unexplained = [name for pair, name in absent.items() if pair not in MISSING]
-    return 1 if unexplained or len(seen) < SHARE * len(expected) else 0
+    return 1 if not all(reasons.values()) or len(seen) < SHARE * len(expected) else 0
 
 
 if __name__ == "__main__":
