@@ -110,7 +110,7 @@ def supervise() -> None:
     folder = sys.argv[1]
     start = children.start
     children.start = lambda module, *rest: start(  # type: ignore[assignment]
-        {"sensor.engine": "tests.unit.content_engine"}[module], *rest)
+        {"sensor.engine": "tests.unit.content_engine"}.get(module, module), *rest)
     oversight = Oversight(Path(folder) / "state", print, boot="boot", root=Path(folder))
     supervisor = Supervisor([Arguments(rules=(folder,)).dump()], None, [], lambda _line: None, oversight, stay=True,
                             store=os.path.join(folder, "store"))
