@@ -291,6 +291,7 @@ def test_notices_become_sentences() -> None:
 def test_configured_rules_that_are_wrong_stay_a_usage_error(host: Host) -> None:
     """No release is blamed for them."""
     part = host.part(Selection())
+    part._settings = replace(part._settings, rules=Rules(paths=("/nonexistent",)))
     with pytest.raises(UsageError):
-        part.first(RuleLoad(FILES, Rules(paths=("/nonexistent",)), RuleCache(None)))
+        part.first(load())
     assert host.sent == []
