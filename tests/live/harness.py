@@ -162,6 +162,7 @@ def command(*arguments: object) -> list[str]:
 def state() -> str:
     """The state directory of all sensors of this run: never the host's own."""
     place = tempfile.mkdtemp(prefix="sensor-state-")
+    os.chmod(place, 0o755)  # as the unit makes it: the engine reads there
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     return place
 
