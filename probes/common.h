@@ -15,6 +15,19 @@
 #include "vmlinux_min.h"
 #include "events.h"
 
+/*
+ * Under their own names BCC replaces these by plain probe_read, which guesses the address space, wherever it can't look
+ * them up in /proc/kallsyms; a service is not shown that file. Every kernel from 5.5 has them.
+ */
+static int (*read_kernel)(void *to, u32 size, const void *from) = (void *)113;
+static int (*read_user)(void *to, u32 size, const void *from) = (void *)112;
+static int (*read_kernel_str)(void *to, u32 size, const void *from) = (void *)115;
+static int (*read_user_str)(void *to, u32 size, const void *from) = (void *)114;
+#define bpf_probe_read_kernel read_kernel
+#define bpf_probe_read_user read_user
+#define bpf_probe_read_kernel_str read_kernel_str
+#define bpf_probe_read_user_str read_user_str
+
 #define RECORD_MAX (RING_OFFSET_MASK + 1 + RING_SLACK)
 #define TYPES 64            /* rows per processor in `counters`; row 0 holds the sequence numbers */
 
