@@ -91,7 +91,7 @@ class _Repository:
             raise UsageError(f"{self._place} is no repository yet: --root-key makes it one")
         if signer is not None:
             self._sign_root(there, signer)
-        elif self._signer.public_key.keyid not in there.signed.roles["timestamp"].keyids:  # type: ignore[union-attr]
+        elif self._signer.public_key.keyid not in there.signed.roles["timestamp"].keyids:
             raise UsageError("--key is not the key that this repository's root names for publishing\n  "
                              "name it with --root-key, and hosts will follow")
 

@@ -9,6 +9,7 @@ it came from anywhere. Source: theupdateframework.github.io/specification.
 from __future__ import annotations
 
 import os
+from typing import Any
 from urllib.parse import quote
 
 from sensor.config import Content
@@ -71,16 +72,16 @@ def update(settings: Content, home: str) -> list[str]:
     return [path for path in found if path is not None]
 
 
-def _fetch(client: object, name: str) -> str | None:
+def _fetch(client: Any, name: str) -> str | None:
     """Path of a file that was fetched, or None where there is none or it is here already."""
-    info = client.get_targetinfo(name)  # type: ignore[attr-defined]
+    info = client.get_targetinfo(name)
     if info is None:
         return None
     if info.length > MAX_ARCHIVE:
         raise Refused(f"{name}: {info.length} bytes, and {MAX_ARCHIVE} is the most that a release may have")
-    if client.find_cached_target(info) is not None:  # type: ignore[attr-defined]
+    if client.find_cached_target(info) is not None:
         return None
-    return str(client.download_target(info))  # type: ignore[attr-defined]
+    return str(client.download_target(info))
 
 
 def _root(path: str) -> bytes:
