@@ -146,7 +146,8 @@ def _url(value: str) -> str | None:
     return "must be off or the URL of a directory, http:// or https://, without a query"
 
 
-def _ring_name(value: str) -> str | None:
+def fault_of_ring(value: str) -> str | None:
+    """What is wrong with the name of a ring, or None."""
     return None if re.fullmatch(r"[a-z][a-z0-9-]{0,31}", value) else "must be a word of small letters, digits and -"
 
 
@@ -223,7 +224,7 @@ class Content:
                               check=_between(1, 3600))
     repository: str = _key("off", "URL of a TUF repository from which `sensor content update` takes releases, or "
                            "`off`.", check=_url)
-    ring: str = _key("stable", "Which releases of the repository: those published for this ring.", check=_ring_name)
+    ring: str = _key("stable", "Which releases of the repository: those published for this ring.", check=fault_of_ring)
     root: str = _key("/etc/sensor/content.root.json", "The repository's root metadata, copied here by hand once: what "
                      "all trust in it comes from.", check=_absolute)
 

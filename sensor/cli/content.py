@@ -149,6 +149,57 @@ def report_line(report: dict[str, Any]) -> str:
             f"{report['alerts']} alerts, {report['event_us']} µs an event")
 
 
+@command.command(epilog=example(
+    "sensor content publish /srv/www/sensor --key online.key --root-key root.key --add release-8.tar.zst --ring canary",
+    "sensor content publish /srv/www/sensor --key online.key"))
+@click.argument("directory", metavar="DIRECTORY")
+@click.option("--key", required=True, metavar="FILE", help="Key that signs publications, of sensor content keygen.")
+@click.option("--root-key", metavar="FILE", help="Key that hosts trust: for the first publication, once a year, and to "
+              "change --key.")
+@click.option("--add", metavar="RELEASE", help="Signed release to publish. Without one, the expiry is renewed.")
+@click.option("--ring", default="stable", show_default=True, metavar="NAME", help="For hosts with this content.ring.")
+@click.option("--revocation", is_flag=True, help="RELEASE only revokes; it is offered beside the ring's release.")
+@click.option("--hours", default=48, show_default=True, type=click.IntRange(1, 24 * 365),
+              help="Hosts raise the alarm when nothing was published for so long.")
+def publish(directory: str, key: str, root_key: str | None, add: str | None, ring: str, revocation: bool,
+            hours: int) -> int:
+    """Write DIRECTORY as a repository of The Update Framework, for any static web server.
+
+    Hosts need a copy of its metadata/1.root.json (content.root) and its URL (content.repository).
+    """
+    from sensor.config import fault_of_ring
+    from sensor.content import publish, update
+
+    if fault := fault_of_ring(ring):
+        raise UsageError(f"--ring {ring!r} {fault}")
+    name = f"{ring}/{update.REVOCATION if revocation else update.RELEASE}"
+    made = publish.publish(directory, publish.Order(key, root_key, {name: add} if add else {}, hours))
+    say(", ".join(f"{role} {version}" for role, version in made.items()))
+    return 0
+
+
+@command.command(epilog=example("sensor content update -c /etc/sensor/sensor.yaml --home /var/lib/sensor-update"))
+@settings_option
+@click.option("--home", metavar="DIRECTORY", help="Where it keeps its files; default /var/lib/sensor-update.")
+def update(config: str | None, home: str | None) -> int:
+    """Fetch what content.repository has for content.ring. Nothing is staged: see sensor rules stage --fetched."""
+    from sensor.content import update
+
+    taken = update.update(settings_of(config).content, home or default_home())
+    for path in taken:
+        say(path)
+    if not taken:
+        click.echo("nothing new", err=True)
+    return 0
+
+
+def default_home() -> str:
+    """Where the updater keeps its files."""
+    from sensor.content import update
+
+    return os.environ.get("STATE_DIRECTORY", "").partition(":")[0] or update.HOME
+
+
 @command.command(epilog=example("sensor content show", "sensor content show --json | jq .current"))
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")

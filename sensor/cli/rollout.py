@@ -14,6 +14,7 @@ from sensor.cli.content import place_of, report_line, say, settings_of, settings
 from sensor.errors import HostError
 
 if TYPE_CHECKING:
+    from sensor.config import Settings
     from sensor.content.state import State
 
 _TAKES = "a running sensor takes it within seconds"
@@ -21,27 +22,42 @@ _TAKES = "a running sensor takes it within seconds"
 
 @click.command(epilog=example("sudo sensor rules stage release-8.tar.zst",
                               "sudo sensor rules stage --allow-downgrade release-7.tar.zst"))
-@click.argument("release", metavar="RELEASE")
+@click.argument("release", metavar="RELEASE", required=False)
 @settings_option
 @store_option
 @click.option("--allow-downgrade", is_flag=True, help="Take a version that is not above the highest so far.")
+@click.option("--if-new", is_flag=True, help="End well where the release was here before.")
+@click.option("--fetched", is_flag=True, help="Instead of RELEASE: what sensor content update has fetched.")
 @click.option("--retry", is_flag=True, help="Try again a release that was taken back or refused.")
-def stage(release: str, config: str | None, store: str | None, allow_downgrade: bool, retry: bool) -> int:
+def stage(release: str | None, config: str | None, store: str | None, allow_downgrade: bool, if_new: bool,
+          fetched: bool, retry: bool) -> int:
     """Verify and check RELEASE (a directory, .tar.zst or .zip) and begin its rollout, in the stage shadow.
 
     Whatever is wrong with it: what runs stays. It goes on by itself after content.hold in each stage.
     """
+    from sensor.content import update
+
+    if fetched == (release is not None):
+        raise click.UsageError("either RELEASE or --fetched")
+    settings = settings_of(config)
+    for path in [release] if release is not None else update.fetched(update.HOME, settings.content.ring):
+        _stage(path, settings, place_of(store), if_new or fetched, downgrade=allow_downgrade, retry=retry)
+    return 0
+
+
+def _stage(release: str, settings: Settings, store: str, if_new: bool, *, downgrade: bool, retry: bool) -> None:
     from sensor.content import store as stores
 
-    settings = settings_of(config)
-    taken, report = stores.stage(release, place_of(store), settings.content, settings.rules.placeholders,
-                                 downgrade=allow_downgrade, retry=retry)
+    if if_new and (why := stores.seen(release, store, settings.content)):
+        say(f"{release}: {why}")
+        return
+    taken, report = stores.stage(release, store, settings.content, settings.rules.placeholders,
+                                 downgrade=downgrade, retry=retry)
     if "revoked" in report:
         say(f"{report['revoked']} releases are revoked; {_TAKES}")
-        return 0
+        return
     say(report_line(report))
     say(f"release {taken.manifest.version} ({taken.id[:12]}) is in the stage shadow; {_TAKES}")
-    return 0
 
 
 @click.command(epilog=example("sudo sensor rules promote --store /var/lib/sensor/content"))

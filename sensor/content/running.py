@@ -15,6 +15,7 @@ from sensor.content import lists
 from sensor.content.intact import intact
 from sensor.content.rollout import HEALTHY, Compared, judge, signals
 from sensor.errors import ContentError, SensorError, UsageError
+from sensor.rulechild import Interrupted
 from sensor.rulefiles import DEFAULT, Root, RuleFiles
 from sensor.ruleload import Ready, RuleLoad
 from sensor.rules.matcher import Matcher
@@ -197,8 +198,11 @@ class Part:
         except UsageError as error:
             if self.selection.live is None and self.selection.other is None:
                 raise
-            self._broken(self.selection, error)
-            self.selection.close()
+            if isinstance(error, Interrupted):  # no fault of the release: it is tried again while others run
+                self._waiting = self.selection
+            else:
+                self._broken(self.selection, error)
+                self.selection.close()
             self._now, self.selection = None, Selection(rollbacks=self.selection.rollbacks, loads=self.selection.loads)
             load.aim(self._files, self._settings.rules)
             return load.first(self._say)
@@ -217,7 +221,10 @@ class Part:
             return self._go_on(load)
         except SensorError as error:
             turn, self._turn = self._turn, None
-            if turn is not None:
+            if turn is not None and isinstance(error, Interrupted) and self._waiting is None:
+                turn.close()
+                self._waiting = turn.selection
+            elif turn is not None:
                 self._broken(turn.selection, error)
                 turn.close()
                 turn.selection.close()

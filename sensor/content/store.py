@@ -207,6 +207,21 @@ def _stage(path: str, store: str, settings: Content, placeholders: Mapping[str, 
     return release, report
 
 
+def seen(path: str, store: str, settings: Content) -> str:
+    """Why a release need not be staged: it runs, ran, was taken back, or an older one is. Empty if it is new.
+
+    Raises as :func:`open_release`.
+    """
+    release, current = open_release(path, settings), state.read(store)
+    if release.id in current.releases:
+        return "was staged before"
+    if release.id in current.bad:
+        return f"is not tried again ({current.bad[release.id]})"
+    if release.manifest.kind == manifest.REVOCATION:
+        return "" if set(release.manifest.revokes) - set(current.bad) else "is carried out already"
+    return "is not newer than what was here" if release.manifest.version <= current.floor else ""
+
+
 def _may_run(store: str, release: Release, now: float, *, downgrade: bool, retry: bool) -> None:
     """Refuse by what is known without the files: cheaper, and nothing of a poisoned release is read again."""
     if release.manifest.expires <= now:

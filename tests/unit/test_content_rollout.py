@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +19,7 @@ from sensor.content.rollout import HEALTHY, Compared, Signals, judge, signals
 from sensor.content.running import Part, Selection
 from sensor.errors import ContentError, UsageError
 from sensor.rulecache import RuleCache
+from sensor.rulechild import Interrupted
 from sensor.rulefiles import RuleFiles
 from sensor.ruleload import Ready, RuleLoad
 from sensor.rules.matcher import Matcher
@@ -213,6 +214,27 @@ def test_another_selection_takes_over_between_two_events(host: Host) -> None:
         compared = part.matcher(ready)
         assert isinstance(compared, Compared)
         assert compared.other is not None
+    assert host.sent == []
+
+
+def test_a_host_without_time_to_read_a_release_is_no_fault_of_the_release(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a start the configured rules run and it is tried again; nobody is blamed."""
+    part, how = host.part(host.selection(host.place.good, None, "active")), load()
+    first, left = RuleLoad.first, [1]
+
+    def slow(self: RuleLoad, say: Callable[[str], None]) -> Ready:
+        if left:
+            left.pop()
+            raise Interrupted("no time")
+        return first(self, say)
+
+    monkeypatch.setattr(RuleLoad, "first", slow)
+    assert part.first(how).rules.loaded > 100
+    assert part.turning
+    ready = turned(part, how)
+    assert ready is not None
+    assert [rule.name for rule in ready.rules.rules] == ["Finds bad"]
     assert host.sent == []
 
 

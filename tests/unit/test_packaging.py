@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sensor import __version__
+from sensor.content.update import HOME
 from sensor.errors import HostError, UsageError
 from sensor.supervisor import ENGINE_SILENT_SECONDS, LOAD_SECONDS
 from tests.conftest import ROOT
@@ -75,6 +76,26 @@ def test_both_switches_stop_service_and_socket(name):
     unit = Unit(name)
     assert unit["Unit"]["ConditionPathExists"] == "!/etc/sensor/disable"
     assert unit["Unit"]["ConditionKernelCommandLine"] == "!sensor=0"
+
+
+@pytest.mark.parametrize("name", ["sensor-update.service", "sensor-stage.service"])
+def test_switches_stop_the_fetching_of_rules_too(name):
+    """Both of the sensor's, and the one for content alone."""
+    unit = Unit(name)
+    assert unit["Unit"]["ConditionPathExists"].split() == ["!/etc/sensor/disable", "!/etc/sensor/content.disable"]
+    assert unit["Unit"]["ConditionKernelCommandLine"] == "!sensor=0"
+
+
+def test_who_fetches_rules_has_the_network_and_no_right_and_who_stages_them_the_reverse():
+    """Neither can do the other's part."""
+    fetching, staging = Unit("sensor-update.service")["Service"], Unit("sensor-stage.service")["Service"]
+    assert (fetching["DynamicUser"], fetching["CapabilityBoundingSet"]) == ("yes", "")
+    assert "PrivateNetwork" not in fetching
+    assert (staging["PrivateNetwork"], staging["RestrictAddressFamilies"]) == ("yes", "AF_UNIX")
+    assert f" {HOME}" in f" /var/lib/{fetching['StateDirectory']}"
+    for service in (fetching, staging):
+        for key in ("MemoryMax", "CPUQuota", "TasksMax", "TimeoutStartSec", "SystemCallFilter"):
+            assert service[key]
 
 
 def test_unit_bounds_what_the_sensor_may_take_and_may_do():
