@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import tarfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -269,3 +271,37 @@ def test_the_service_s_section_is_kept_by_runs_without_it_and_replaced_by_runs_o
     assert not any(service in job.tests for job in matrix.plan([], []))
     assert any(service in job.tests for job in matrix.plan([], [], slow=True))
     assert any(service in job.tests for job in matrix.plan([], ["service"]))
+
+
+def test_a_test_with_its_own_root_gets_that_one_when_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And never in the whole matrix, nor where the outside material that it needs is absent."""
+    monkeypatch.setattr(matrix, "outside_data", lambda _: tmp_path)
+    (job,) = matrix.plan(["6.12"], ["atomics"])
+    assert (job.root, job.place) == ("bookworm-atomics", "6.12 bookworm-atomics")
+    assert images.suite_of(job.root) == "bookworm"
+    assert not any(test.name == "atomics" for job in matrix.plan([], []) for test in job.tests)
+    monkeypatch.setattr(matrix, "outside_data", lambda _: tmp_path / "nowhere")
+    assert matrix.plan(["6.12"], ["atomics"]) == []
+
+
+@pytest.fixture
+def atomics(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(images.GUEST))
+    return importlib.import_module("atomics")
+
+
+def test_atomics_that_do_not_fire_need_a_reason(atomics: ModuleType) -> None:
+    """A rule that was not given is one, a known gap is one; of the rest none may be missing."""
+    known = next(iter(atomics.MISSING))
+    expected = {("T1", "r1"): "T1 one", ("T2", "r2"): "T2 two", known: "known",
+                **{(f"T{n}", "r1"): "more" for n in range(10, 60)}}
+    published = f"id: r1, id: {known[1]}"
+    found = {*expected} - {("T2", "r2"), known} | {("T9", "other"), ("cleanup", "r1")}
+    report, passed = atomics.judge(expected, found, published)
+    assert passed
+    assert report["pairs seen"] == f"{len(expected) - 2} of {len(expected)}"
+    assert report["other pairs"] == "1"
+    assert "not among those given" in report["T2 two"]
+    assert report["known"] == atomics.MISSING[known]
+    assert not atomics.judge(expected, found - {("T1", "r1")}, published)[1]
+    assert not atomics.judge({("T1", "r1"): "T1 one", known: "known"}, {("T1", "r1")}, published)[1]
