@@ -305,3 +305,25 @@ def test_atomics_that_do_not_fire_need_a_reason(atomics: ModuleType) -> None:
     assert report["known"] == atomics.MISSING[known]
     assert not atomics.judge(expected, found - {("T1", "r1")}, published)[1]
     assert not atomics.judge({("T1", "r1"): "T1 one", known: "known"}, {("T1", "r1")}, published)[1]
+
+
+@pytest.mark.parametrize(("comes_up", "boots"), [(True, 1), (False, 2)])
+def test_a_guest_that_never_came_up_is_started_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                         comes_up: bool, boots: int) -> None:
+    """Nothing of ours has run by then; one that did come up is judged by what it did."""
+    started: list[Path] = []
+
+    def boot_and_run(*given: Any, **_: object) -> Boot:
+        started.append(given[4])
+        boot = Boot("7.2", "init", tmp_path / "console")
+        boot.release, boot.problem = ("7.2.13" if comes_up else ""), "Oops: int3"
+        return boot
+
+    monkeypatch.setenv("SENSOR_VM_CACHE", str(tmp_path))
+    monkeypatch.setattr(matrix, "boot_and_run", boot_and_run)
+    for name in ("busybox", "root", "wheels", "kernel", "payload", "forget"):
+        monkeypatch.setattr(images, name, lambda *_: None)
+    job = matrix.Job("7.2", "init", (SMOKE,))
+    [boot] = matrix.run([job], 1).values()
+    assert len(started) == len({*started}) == boots
+    assert matrix.complaint(SMOKE, boot) == "Oops: int3"

@@ -191,12 +191,18 @@ def run(jobs: Iterable[Job], at_once: int, *, keep: bool = False, overlays: Sequ
     say(f"{len(jobs)} guests, {at_once} at a time; logs in {home}")
     tree = images.payload(home, overlays, {part for job in jobs for test in job.tests for part in test.data})
 
+    def start(job: Job, place: Path) -> Boot:
+        say(f"{job.name}: starting")
+        return boot_and_run(job.label, job.mode, [(t.name, t.seconds, t.command) for t in job.tests], tree, place,
+                            f"{job.append} {extra}", lambda text: say(f"{job.name}: {text}"), job.root,
+                            crashes=job.tests[0].crashes)
+
     def one(job: Job) -> Boot:
         with guest_slot():
-            say(f"{job.name}: starting")
-            boot = boot_and_run(job.label, job.mode, [(t.name, t.seconds, t.command) for t in job.tests], tree,
-                                home / job.name, f"{job.append} {extra}", lambda text: say(f"{job.name}: {text}"),
-                                job.root, crashes=job.tests[0].crashes)
+            boot = start(job, home / job.name)
+            if not boot.release:  # nothing of ours has run yet: seen are crashes of 7.2 while it patches its own code
+                say(f"{job.name}: did not come up, and is started once more: {boot.problem}")
+                boot = start(job, home / f"{job.name}-again")
         bad = [c for t in job.tests if (c := complaint(t, boot))]
         say(f"{job.name}: {'FAILED' if bad else 'ok'} after {boot.seconds:.0f} s")
         keep_recording(boot, home / f"recording-{job.label}.jsonl.zst")
