@@ -6,6 +6,9 @@ import contextlib
 import os
 import socket
 
+#: How long a manager may take to read. One that hangs must not hold up who holds the probes.
+_SECONDS = 1.0
+
 
 class Notifier:
     """Sends state lines to the socket in NOTIFY_SOCKET; does nothing where there is none."""
@@ -13,6 +16,8 @@ class Notifier:
     def __init__(self, address: str | None) -> None:
         self._address = address and ("\0" + address[1:] if address.startswith("@") else address)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if address else None
+        if self._socket is not None:
+            self._socket.settimeout(_SECONDS)
 
     @classmethod
     def from_environment(cls) -> Notifier:
