@@ -29,7 +29,10 @@ _ARMED, _HISTORY, _PROGRAMS = 16, 16, 1024
 
 @dataclass(frozen=True, slots=True)
 class Armed:
-    """One supervisor with probes attached. ``time`` in seconds since the epoch; ``processes`` pid -> name."""
+    """One supervisor with probes attached.
+
+    ``time`` in seconds since the epoch; ``processes`` pid -> name; ``start`` of its process, clock ticks since boot.
+    """
 
     boot_id: str
     release: str
@@ -39,6 +42,7 @@ class Armed:
     version: str
     tags: tuple[str, ...] = ()
     processes: Mapping[str, str] = field(default_factory=dict)
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +95,17 @@ def parse(data: bytes | None) -> State:
 def _armed(rows: Any) -> tuple[Armed, ...]:
     return tuple(Armed(str(row["boot_id"]), str(row["release"]), int(row["pid"]), float(row["time"]), str(row["mode"]),
                        str(row["version"]), tuple(map(str, row["tags"])),
-                       {str(pid): str(name) for pid, name in dict(row["processes"]).items()}) for row in list(rows))
+                       {str(pid): str(name) for pid, name in dict(row["processes"]).items()},
+                       int(row.get("start", 0))) for row in list(rows))
 
 
-def begin(state: State, version: str, boot_id: str, alive: Callable[[int], bool]) -> State:
-    """What a start makes of what it finds. *alive*: whether a process of this boot is still there."""
+def begin(state: State, version: str, boot_id: str, alive: Callable[[Armed], bool]) -> State:
+    """What a start makes of what it finds. *alive*: whether a supervisor of this boot is still there."""
     if state.version != version:  # what another version did is held against that version
         state = State(version, history=state.history, programs=state.programs)
     left = tuple(each for each in state.armed if each.boot_id != boot_id)
     # Of this boot: killed, so that the kernel has detached everything; or another sensor, at work.
-    here = tuple(each for each in state.armed if each.boot_id == boot_id and alive(each.pid))
+    here = tuple(each for each in state.armed if each.boot_id == boot_id and alive(each))
     if not left:
         return replace(state, armed=here)
     # One boot that ended badly is one strike, however many supervisors it took along.

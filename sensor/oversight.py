@@ -114,7 +114,8 @@ class Oversight:
         """Before probes are attached. On disk when it returns."""
         self._mode, self._tags = self.standing().mode, set()
         self._arm(guard.Armed(self._boot, platform.release(), os.getpid(), self._clock(), self._mode, __version__,
-                              processes={str(os.getpid()): _comm(os.getpid())}))
+                              processes={str(os.getpid()): _comm(os.getpid())},
+                              start=killswitch.start_of(os.getpid()) or 0))
 
     def _arm(self, armed: guard.Armed) -> None:
         self._armed = armed
@@ -205,5 +206,5 @@ def _comm(pid: int) -> str:
     return ""
 
 
-def _alive(pid: int) -> bool:
-    return pid != os.getpid() and os.path.exists(f"/proc/{pid}")
+def _alive(armed: guard.Armed) -> bool:
+    return armed.pid != os.getpid() and killswitch.start_of(armed.pid) == armed.start

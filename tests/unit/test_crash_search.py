@@ -19,6 +19,7 @@ from sensor.crashes.sources import Dump
 from sensor.crashes.telling import blamed, detail, told
 from sensor.crashes.verdict import Own
 from sensor.schema import BY_NAME
+from sensor.snapshot import Facts, take
 from tests.conftest import ROOT
 from tests.unit import crash_texts as texts
 
@@ -224,6 +225,15 @@ def test_the_event_has_a_value_for_each_field_and_says_whom_and_why() -> None:
     assert values[1:4] == ("other", "sysrq", "sysrq")
     assert blamed(found) == "other: sysrq"
     assert "sh[388]" in detail(found)
+
+
+def test_metrics_count_crashes_and_tell_what_the_guard_does() -> None:
+    """A warning that ended nothing is none; restricted is reduced, though no probe has failed."""
+    found = examine(dump(texts.SYSRQ_6_1), dump(texts.WARNING_7_0.partition("Kernel panic")[0]))
+    shown = take(None, Facts(info={"restricted": "why", "strikes": 1, "passive": None}, crashes=found))
+    assert shown.host_crashes == {"self": 0, "other": 1, "unknown": 0}
+    assert shown.last_crash_timestamp_seconds == 500.0
+    assert (shown.mode["reduced"], shown.boot_guard_strikes) == (1.0, 1.0)
 
 
 def test_a_record_is_bounded_by_leaving_out_what_is_longest() -> None:

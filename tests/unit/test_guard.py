@@ -30,7 +30,7 @@ def armed(boot: str, mode: str = FULL, pid: int = 100, version: str = "1") -> Ar
 
 def start(state: State, boot: str, version: str = "1") -> State:
     """One start that arms in the mode which the guard allows."""
-    state = guard.begin(state, version, boot, lambda _pid: False)
+    state = guard.begin(state, version, boot, lambda _each: False)
     return guard.arm(state, armed(boot, state.mode)) if state.mode != PASSIVE else state
 
 
@@ -69,14 +69,14 @@ def test_ten_healthy_minutes_at_minimal_let_the_next_start_try_everything() -> N
 def test_a_kill_within_the_boot_is_no_bad_end_of_it() -> None:
     """The kernel has detached everything; another sensor that still runs keeps its record."""
     state = replace(State(version="1"), armed=(armed("a", pid=7), armed("a", pid=8)))
-    state = guard.begin(state, "1", "a", lambda pid: pid == 8)
+    state = guard.begin(state, "1", "a", lambda each: each.pid == 8)
     assert state.strikes == 0
     assert [each.pid for each in state.armed] == [8]
 
 
 def test_two_sensors_in_one_bad_boot_are_one_strike() -> None:
     state = replace(State(version="1"), armed=(armed("a", pid=7), armed("a", pid=8)))
-    assert guard.begin(state, "1", "b", lambda _pid: True).strikes == 1
+    assert guard.begin(state, "1", "b", lambda _each: True).strikes == 1
 
 
 def test_a_new_version_begins_anew() -> None:
@@ -84,9 +84,9 @@ def test_a_new_version_begins_anew() -> None:
     state = start(start(start(State(version="1"), "a"), "b"), "c")
     state = guard.remember(state, {"5a1e0c2bd4f69783": "on_exec"}, "1", 1.0)
     assert state.mode == PASSIVE
-    state = guard.begin(state, "2", "d", lambda _pid: False)
+    state = guard.begin(state, "2", "d", lambda _each: False)
     assert (state.mode, state.strikes, len(state.history), len(state.programs)) == (FULL, 0, 2, 1)
-    left = guard.begin(start(State(version="1"), "a"), "2", "b", lambda _pid: False)
+    left = guard.begin(start(State(version="1"), "a"), "2", "b", lambda _each: False)
     assert (left.mode, left.armed) == (FULL, ())
 
 

@@ -164,6 +164,15 @@ def test_gap_becomes_a_loss_document_that_rules_see() -> None:
     assert made.notices(99 * SECOND) == []
 
 
+def test_a_crash_of_the_host_is_a_document_that_rules_see() -> None:
+    """Whom it is attributed to, and the sentence."""
+    made = pipeline("sensor-crash")
+    document, _ = made.crash(("sysrq", "other", "sysrq", "sysrq", "certain", "2026-01-01T00:00:00Z", "6.12", "pstore",
+                              "id", "sentence"), now_ns=SECOND)
+    assert document["event"]["action"] == "sensor-crash"
+    assert (document["sensor"]["crash"]["attributed"], document["message"]) == ("other", "sentence")
+
+
 def test_loss_told_by_count_is_not_counted_again_when_its_gap_shows() -> None:
     """At the tail, only the kernel's counters know; the numbers follow with the next record."""
     made = pipeline()
