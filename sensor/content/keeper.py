@@ -47,6 +47,7 @@ class Keeper:
         self._proven = False
         self._stamp: tuple[int, ...] | None = None
         self._level = CONFIGURED
+        self._given: tuple[object, ...] = ()  # what the engine was told
         self._notices: list[dict[str, Any]] = []  # of the ladder, not yet handed to an engine
         self._state = State()
         self._refresh()
@@ -67,9 +68,17 @@ class Keeper:
                 self._change(lambda state: setattr(state, "trials", 0))
         if not self._refresh() and not force:
             return None
+        if self._essence() == self._given:  # a release was refused, or one that nobody runs is gone
+            return None
         self._level, self._deaths = CONFIGURED, []  # somebody has acted: everything gets another chance
-        self._count_trial()
+        if self._state.trials == 0:  # else the engine that runs is counted already
+            self._count_trial()
         return self._selection()
+
+    def _essence(self) -> tuple[object, ...]:
+        """What an engine has to be told of the state."""
+        state = self._state
+        return (state.running, state.staged, state.current, state.label, state.trial) if self._allowed() else ()
 
     def told(self) -> None:
         """The engine has what was selected last, and its notices."""
@@ -83,7 +92,7 @@ class Keeper:
             self._change(lambda state: setattr(state, "trials", 0))
 
     def _selection(self) -> tuple[str, list[int]]:
-        self._since, self._proven = self._monotonic(), False
+        self._since, self._proven, self._given = self._monotonic(), False, self._essence()
         state, fds = self._state, list[int]()
         chosen: dict[str, Any] = {"level": LEVELS[self._level], "live": None, "other": None, "stage": "",
                                   "trial": False}

@@ -97,6 +97,22 @@ def test_clean_stops_and_a_minute_of_life_are_no_failed_trials(host: Host) -> No
         assert host.poll() is None
 
 
+def test_only_starts_and_new_releases_count_as_trials(host: Host) -> None:
+    """Whatever else is written to the state meanwhile: refused releases, tidying up."""
+    host.put(staged(2, proven())).start()
+    host.engine()
+    for _ in range(3):
+        with states.changing(str(host.store)) as state:
+            states.refused(state, None)
+        assert host.poll() is None
+    assert host.read().trials == 1
+    with states.changing(str(host.store)) as state:
+        states.promote(state, 1.0)
+    assert host.poll() is not None
+    assert host.read().trials == 1
+    assert host.read().bad == {}
+
+
 def test_the_ladder_goes_down_a_step_every_two_deaths_and_ends_at_observing(host: Host) -> None:
     """Last known good, built-in rules, none; then there is nothing left that could help."""
     host.put(proven()).start()
