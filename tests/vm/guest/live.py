@@ -299,7 +299,8 @@ def main() -> int:
     short = sum(done - seen for label, (seen, done, _) in table.items() if label not in gaps)
     left_out = sum(int(value) for name, value in facts.items() if name.startswith(_MISSES))
     print(f"{left_out} runs of programs left out by the kernel, {short} acts not seen")
-    if 0 < short <= left_out:  # lost, and counted by the kernel: sensor_bpf_program_missed_total
+    preemptible = int(platform.release().partition(".")[0]) >= 7  # tracepoints, since 7.0
+    if preemptible and 0 < short <= left_out:  # lost, and counted by the kernel: sensor_bpf_program_missed_total
         wrong = [label for label in wrong if table[label][2]]
     healed = [label for label in gaps if table.get(label, [0, 1])[0] == table.get(label, [0, 1])[1]]
     lost = [f"{name}: {value}" for name, value in facts.items() if "loss" in name and value != "0"]
