@@ -69,7 +69,7 @@ def main() -> None:
     settings = config.load(folder / "sensor.yaml")
     make_deadly()
     content_helpers.patient()
-    files, cache = RuleFiles.open([]), RuleCache(None)
+    files, cache = RuleFiles.open([]), RuleCache(folder / "compiled")
     part = running.Part(selection, files, settings, RuleLoad(files, settings.rules, cache), channel.send,
                         lambda line: say(line=line))
     load = RuleLoad(files, settings.rules, cache)

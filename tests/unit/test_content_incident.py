@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pytest
 from sensor.content import state as states
 from sensor.content import store
 from sensor.errors import UsageError
+from sensor.supervisor import BACKOFF_SECONDS
 from tests.unit.content_engine import DEADLY
 from tests.unit.content_helpers import PUBLIC, SETTINGS, event, release, source
 
@@ -160,7 +162,9 @@ def test_the_deadly_release_is_gone_within_two_restarts_and_never_tried_again(fl
     if promotions == 0:
         assert all(line["alerts"] == ["Finds good"] for line in seen.values()), "shadow disturbs nothing"
     print(f"longest time from exec to verdict: {fleet.latency():.1f} s, at a start {usual:.1f} s")
-    assert fleet.latency() < max(UNSEEN_SECONDS, 3 * usual)
+    assert sum(BACKOFF_SECONDS[:2]) < UNSEEN_SECONDS / 2, "what the supervisor waits, of its own will"
+    if os.getloadavg()[0] < (os.cpu_count() or 1):  # a starved host says nothing about the code
+        assert fleet.latency() < UNSEEN_SECONDS
     assert fleet.stop() == 0
 
 
