@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ class _Names:
 
     def __init__(self) -> None:
         self._entities: dict[str, str] = {}
+        self._addresses: dict[str, str] = {}
         self._first: datetime | None = None
         self._count = 0
 
@@ -110,6 +112,10 @@ class _Names:
         when = datetime.fromisoformat(new["@timestamp"][:26]).replace(tzinfo=timezone.utc)
         self._first = self._first or when
         new["@timestamp"] = (_START + (when - self._first)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        for side in (new.get("source", {}), new.get("destination", {})):
+            address = ip_address(side.get("ip", "::"))
+            if address.is_private and not address.is_loopback and not address.is_unspecified:
+                side["ip"] = self._addresses.setdefault(side["ip"], f"10.0.0.{len(self._addresses) % 250 + 1}")
         for process in (new.get("process", {}), new.get("process", {}).get("parent", {}),
                         new.get("process", {}).get("session_leader", {})):
             if "entity_id" in process:

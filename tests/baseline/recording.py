@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -114,21 +115,32 @@ def record(out: Path, activities: Sequence[str], requests: int) -> Path:
                   "--kill-child", *words]
         joined = f"echo $$ > {group}/cgroup.procs && exec nice -n 19 {' '.join(inside)}"
         say("activities: " + " ".join(activities))
-        with subprocess.Popen(["/bin/sh", "-c", joined], stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
+        with subprocess.Popen(["/bin/sh", "-c", joined], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
                               env={**os.environ, "REQUESTS": str(requests)}) as process:
             assert process.stdout is not None
             try:
-                for line in process.stdout:
+                for line in _lines(process.stdout.fileno(), sensor):
                     _tell(line.split(), tree)
-                    if sensor.poll() is not None:
-                        raise HostError("the recording ended before the activities did",
-                                        fix="try again when the machine has less to do")
             finally:
                 process.kill()  # and by --kill-child all that is in the namespaces, services too
         time.sleep(2)  # the last events are on their way
     with suppress(OSError):
         group.rmdir()
     return out
+
+
+def _lines(stream: int, sensor: subprocess.Popen[bytes]) -> Iterator[str]:
+    """Lines of a pipe to its end. Raises HostError when the sensor is gone before."""
+    rest = b""
+    while True:
+        if sensor.poll() is not None:
+            raise HostError("the recording ended before the activities did",
+                            fix="try again when the machine has less to do")
+        if select.select([stream], [], [], 1)[0]:
+            if not (data := os.read(stream, 4096)):
+                return
+            *whole, rest = (rest + data).split(b"\n")
+            yield from map(os.fsdecode, whole)
 
 
 def _tell(words: list[str], tree: Path) -> None:
@@ -154,7 +166,9 @@ def _head(recording: Path) -> bytes:
 def _sensor(out: Path) -> Iterator[subprocess.Popen[bytes]]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as settings, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command("record", out, "-c", settings.name), stdin=subprocess.DEVNULL, stderr=errors,
-                                   env=environment(), cwd="/")
+                                   env=environment(), cwd="/",
+                                   # Linux shares processors out by session: not one with what it watches.
+                                   start_new_session=True)
         end = time.monotonic() + READY_SECONDS
         try:
             while b'"start"' not in _head(out):

@@ -44,7 +44,7 @@ def activities(path: Path) -> Iterator[Document]:
     recordings may have been joined (``cat`` does that): each has events with ids of its own beginning.
     """
     above: list[str] | None = None
-    session = ""
+    outside, session = None, ""
     reader = Reader()
     # Lines are looked at before they are read: most of them are the machine's.
     for document in (each for line in lines_of(path) if _MARK in line for each in reader.accept(orjson.loads(line))):
@@ -57,8 +57,13 @@ def activities(path: Path) -> Iterator[Document]:
             if document["event"]["action"] != "process-exec" or process.get("args", [])[:2] != _BEGIN:
                 continue
             above = process.get("ancestors", [])
+            outside = process.get("parent", {}).get("entity_id")
         if ancestors := process.get("ancestors"):
             process["ancestors"] = _below(ancestors, above)
+        if outside is not None and process.get("parent", {}).get("entity_id") == outside:
+            # What entered the root: its command line has names of the machine.
+            process["parent"] = {key: process["parent"][key] for key in ("entity_id", "executable", "name")
+                                 if key in process["parent"]}
         yield document
 
 
