@@ -21,11 +21,11 @@ _BOOLEAN: tuple[type, ...] = (bool, str, int)
 _LIST: tuple[type, ...] = (list,)
 
 #: Keys of schema.DERIVED that hold lists of texts, and those that hold numbers or booleans.
-LISTS = ("event.category", "event.type", "process.ancestors", "sensor.flags", "sensor.escaped", "tags",
-         "threat.technique.id")
+LISTS = ("event.category", "event.type", "process.ancestors", "process.ancestor_names", "sensor.flags",
+         "sensor.escaped", "tags", "threat.technique.id")
 BOOLEANS = ("network.initiated",)
 #: What ``process.parent.*`` and ``process.session_leader.*`` stand for.
-_RELATIVE = ("entity_id", "pid", "name", "executable", "command_line", "start", "user.name", "user.id")
+_RELATIVE = ("entity_id", "pid", "name", "executable", "script", "command_line", "start", "user.name", "user.id")
 RELATIVES = ("process.parent", "process.session_leader")
 _RULE = ("rule.id", "rule.name", "rule.level", "rule.description")
 

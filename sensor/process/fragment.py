@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from sensor.boottime import BootClock
@@ -11,7 +12,12 @@ from sensor.process.users import Users
 # Longer chains are supervisors all the way up; rules look at the nearest few.
 ANCESTORS_MAX = 16
 
-_PARENT_FACTS = ("executable", "name", "command_line")
+_COMM = 15  # bytes of a task's name that the kernel keeps
+
+_PARENT_FACTS = ("executable", "name", "script", "command_line")
+
+#: Executable and task name of a process, each empty where it is not known.
+Ancestor = tuple[str, str]
 
 
 class Fragments:
@@ -40,8 +46,12 @@ class Fragments:
         if leader:
             made["session_leader"] = leader
         up = ancestors(process)
-        if up:
-            made["ancestors"] = up
+        executables = [executable for executable, _ in up if executable]
+        if executables:
+            made["ancestors"] = executables
+        names = [name for _, name in up]
+        if any(names):
+            made["ancestor_names"] = names
         return made
 
     def _parent(self, parent: Process) -> dict[str, Any]:
@@ -65,17 +75,23 @@ class Fragments:
         return view
 
 
-def ancestors(process: Process) -> list[str]:
-    """Executables from the parent upwards, at most 16; those not known are left out."""
-    found: list[str] = []
+def ancestors(process: Process) -> list[Ancestor]:
+    """The parent and so on upwards, at most 16: whom the table knows by number keeps its place without a name."""
+    found: list[Ancestor] = []
     last, above = process, process.parent
     # Bounded by steps too: records that lie could close the chain to a ring.
     for _step in range(ANCESTORS_MAX):
         if above is None:
             break
-        executable = above.facts.get("executable")
-        if executable:
-            found.append(executable)
+        facts = above.facts
+        found.append((facts.get("executable", ""), _task_name(facts.get("script") or facts.get("name", ""))))
         last, above = above, above.parent
     found.extend(last.lineage)
     return found[:ANCESTORS_MAX]
+
+
+@lru_cache(4096)
+def _task_name(path: str) -> str:
+    """The name that the kernel gives a task that executes *path*."""
+    name = path.rpartition("/")[2]
+    return name.encode("utf-8", "surrogateescape")[:_COMM].decode("utf-8", "surrogateescape")

@@ -68,7 +68,7 @@ class Process:
         self.place = Place()
         self.parent: Process | None = None
         self.leader: Process | None = None
-        self.lineage: tuple[str, ...] = ()  # set on leaving the table, in place of the parent
+        self.lineage: tuple[tuple[str, str], ...] = ()  # set on leaving the table, in place of the parent
         self.before: Process | None = None
         self.image_ns = 0  # of the last exec; 0 where it was not seen
         self.last_ns = 0  # of the latest event

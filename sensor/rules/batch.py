@@ -20,7 +20,7 @@ from sensor.rules.guards import guarded
 from sensor.rules.model import Rule
 from sensor.rules.reference import routed
 from sensor.rules.scan import Scanner
-from sensor.rules.values import OWN_KEYS
+from sensor.rules.values import OWN_KEYS, list_item
 
 ACTION = "event.action"
 
@@ -83,13 +83,7 @@ def _is_anywhere(key: str) -> bool:
 
 def _lists(wanted: Iterable[str], known: Iterable[str]) -> set[str]:
     """Keys of the lists of which an item is wanted: ``process.args`` for ``process.args.0``."""
-    return {list_key for field in wanted if (list_key := _item(field)[0])} & set(known)
-
-
-def _item(field: str) -> tuple[str, int]:
-    """Key of the list and place in it, of a field that is an item of a list; else nothing and -1."""
-    key, _, last = field.rpartition(".")
-    return (key, int(last)) if key and last.isdecimal() else ("", -1)
+    return {list_key for field in wanted if (list_key := list_item(field)[0])} & set(known)
 
 
 class _Program:
@@ -207,7 +201,7 @@ class _Batch:
             return [(key, -1) for key in self.columns if _is_anywhere(key)]
         if field in self.columns:
             return [(field, -1)]
-        key, index = _item(field)
+        key, index = list_item(field)
         return [(key, index)] if key in self.columns else []
 
     def distinct(self, key: str) -> tuple[list[Any], Any]:

@@ -112,6 +112,24 @@ class TimePart:
 
 
 @dataclass(frozen=True, slots=True)
+class Bits:
+    """The value is a number of which all bits of ``mask`` are set."""
+
+    field: str
+    mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Elapsed:
+    """The time from the one at ``other`` to the one at ``field``, both RFC 3339, is in this order to so many ns."""
+
+    field: str
+    order: Order
+    nanoseconds: int | float
+    other: str
+
+
+@dataclass(frozen=True, slots=True)
 class FieldMatch:
     """Some value's text, case folded, relates to some value of another field."""
 
@@ -148,7 +166,7 @@ class Not:
     item: Condition
 
 
-Predicate = Text | Wildcard | Regex | Number | Network | TimePart | FieldMatch | Present
+Predicate = Text | Wildcard | Regex | Number | Network | TimePart | Bits | Elapsed | FieldMatch | Present
 Condition = And | Or | Not | Predicate
 
 TRUE = And(())
@@ -156,7 +174,7 @@ FALSE = Or(())
 
 
 def all_of(*conditions: Condition) -> Condition:
-    """Conjunction, simplified: nested ones joined, doubles and constants removed."""
+    """Conjunction, simplified: nested ones joined, doubles and constants removed, contradictions seen."""
     items: dict[Condition, None] = {}
     for condition in conditions:
         if isinstance(condition, And):
@@ -165,6 +183,8 @@ def all_of(*conditions: Condition) -> Condition:
             return FALSE
         else:
             items[condition] = None
+    if any(isinstance(item, Not) and item.item in items for item in items):
+        return FALSE
     if len(items) == 1:
         return next(iter(items))
     return And(tuple(items)) if items else TRUE
@@ -210,7 +230,7 @@ def fields(condition: Condition) -> tuple[str, ...]:
     found: set[str] = set()
     for predicate in predicates(condition):
         found.add(predicate.field)
-        if isinstance(predicate, FieldMatch):
+        if isinstance(predicate, (FieldMatch, Elapsed)):
             found.add(predicate.other)
     return tuple(sorted(found))
 
@@ -231,6 +251,10 @@ def describe(predicate: Predicate) -> str:
             return f"{field} is in {network}"
         case TimePart(field, unit, order, number):
             return f"{unit.value} of {field} {order.value} {number}"
+        case Bits(field, mask):
+            return f"{field} has all bits of {mask:#x}"
+        case Elapsed(field, order, number, other):
+            return f"{field} - {other} {order.value} {number} ns"
         case FieldMatch(field, relation, other):
             return f"{field} {relation.value} {other}"
         case Present(field):

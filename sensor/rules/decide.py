@@ -13,6 +13,7 @@ from sensor.rules.condition import (
     FALSE,
     TRUE,
     And,
+    Bits,
     Condition,
     Not,
     Number,
@@ -32,7 +33,7 @@ Test = Callable[[Document], bool]
 
 def is_cheap(predicate: Predicate) -> bool:
     """Whether a predicate is answered for each new value at once."""
-    return isinstance(predicate, (Text, Number, Present))
+    return isinstance(predicate, (Text, Number, Bits, Present))
 
 
 def necessary(condition: Condition, bits: Mapping[Predicate, int]) -> list[int]:

@@ -7,12 +7,14 @@ from functools import cache
 
 from sensor import schema
 from sensor.rules.condition import TRUE, Condition, Relation, Text, any_of
+from sensor.rules.values import list_item
 
 #: Prefixes under which the table promises the keys of another process.
 _PROCESSES = ("process.parent.", "process.session_leader.")
 
 #: The derived keys that hold lists.
-_DERIVED_LISTS = {"event.category", "event.type", "process.ancestors", "sensor.flags", "sensor.escaped"}
+_DERIVED_LISTS = {"event.category", "event.type", "process.ancestors", "process.ancestor_names", "sensor.flags",
+                  "sensor.escaped"}
 
 #: A file_event is a file that was made or written. Opens for reading are file_access alone.
 _WRITTEN = any_of(*(Text("event.type", Relation.EQUALS, kind) for kind in ("creation", "change")))
@@ -33,12 +35,13 @@ def known_keys() -> frozenset[str]:
 def resolve(name: str) -> str:
     """Key of the documents for a field name of a rule.
 
-    Sigma's name wins; else a key of our documents is taken as it is. Raises UnknownField.
+    Sigma's name wins; else a key of our documents is taken as it is, also with the place of a list's item behind
+    it (``process.args.1``). Raises UnknownField.
     """
     key = schema.SIGMA_FIELDS.get(name)
     if key is not None:
         return key
-    if name in known_keys() or _of_other_process(name):
+    if name in known_keys() or _of_other_process(name) or list_item(name)[0] in list_keys():
         return name
     raise UnknownField(f"unknown field {name}{_suggestion(name)}")
 
@@ -72,6 +75,7 @@ def guard(category: str, action: str) -> Condition:
 BOOLEAN_KEYS = frozenset({"network.initiated"})
 
 
+@cache
 def list_keys() -> frozenset[str]:
     """Keys whose value is a list in documents."""
     rows = [*schema.HEADER, *(field for event in schema.EVENTS for field in event.fields)]

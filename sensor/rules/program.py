@@ -23,7 +23,7 @@ from sensor.rules.fields import BOOLEAN_KEYS, list_keys
 from sensor.rules.guards import guarded
 from sensor.rules.model import Rule
 from sensor.rules.scan import Scanner
-from sensor.rules.values import find, item, leaves
+from sensor.rules.values import find, item, leaves, list_item
 
 #: The field that gates: what a rule is most often about, and takes few values on a host.
 GATE = "process.executable"
@@ -216,12 +216,12 @@ def source(fields: Sequence[str], gated: bool) -> str:
             lines.append(f"v{number} = leaves(document)")
         else:
             *parents, last = field.split(".")
-            index = parents.pop() if last.isdecimal() else ""
+            index = parents.pop() if list_item(field)[0] else ""
             name, above = index or last, ".".join(parents)
             lines += _descend(parents, nodes)
             lines.append(f"v{number} = {nodes[above]}.get({name!r})")
             if index:
-                lines.append(f"v{number} = item(v{number}, {int(last)})")
+                lines.append(f"v{number} = item(v{number}, {last!r})")
         if field == ANYWHERE or field in list_keys():
             lines.append(f"if v{number}.__class__ is list:")
             lines.append(f"    v{number} = v{number}[0] if len(v{number}) == 1 else tuple(v{number})")

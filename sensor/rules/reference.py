@@ -16,7 +16,9 @@ from typing import Any
 from sensor.rules import fields
 from sensor.rules.condition import (
     And,
+    Bits,
     Condition,
+    Elapsed,
     FieldMatch,
     Glob,
     Network,
@@ -34,6 +36,7 @@ from sensor.rules.condition import (
     Wildcard,
     all_of,
 )
+from sensor.rules.eventtime import time_ns
 from sensor.rules.linear import compile_pattern
 from sensor.rules.model import Rule
 from sensor.rules.values import Scalar, find, fold, number_of, plain, scalars, text_of
@@ -77,6 +80,10 @@ def holds(condition: Condition, document: Mapping[str, Any]) -> bool:
 def true_of(predicate: Predicate, document: Mapping[str, Any]) -> bool:
     """Whether some value of the predicate's field satisfies it."""
     values = scalars(find(document, predicate.field))
+    if isinstance(predicate, Elapsed):
+        ends, starts = (list(map(time_ns, each)) for each in (values, scalars(find(document, predicate.other))))
+        return any(_ORDERS[predicate.order](end - start, predicate.nanoseconds)
+                   for end in ends if end is not None for start in starts if start is not None)
     if isinstance(predicate, FieldMatch):
         others = [fold(text_of(other)) for other in scalars(find(document, predicate.other))]
         return any(_relates(predicate.relation, fold(text_of(value)), other)
@@ -105,8 +112,11 @@ def satisfied(predicate: Predicate, value: Scalar) -> bool:
         case TimePart(_, unit, order, wanted):
             time = time_of(value)
             return time is not None and _ORDERS[order](_UNITS[unit](time), wanted)
-        case FieldMatch():
-            raise TypeError("a field match looks at two fields")
+        case Bits(_, mask):
+            number = number_of(value)
+            return isinstance(number, int) and number >= 0 and number & mask == mask
+        case FieldMatch() | Elapsed():
+            raise TypeError("the predicate looks at two fields")
 
 
 def address_of(value: Scalar) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from sensor.rules.condition import (
     ANYWHERE,
     And,
+    Bits,
     Condition,
+    Elapsed,
     FieldMatch,
     Network,
     Not,
@@ -40,7 +42,7 @@ from sensor.rules.condition import (
     predicates,
 )
 from sensor.rules.linear import wildcard_pattern
-from sensor.rules.values import OWN_KEYS
+from sensor.rules.values import OWN_KEYS, list_item
 
 #: Comparisons of one condition beyond which keywords are left to the engine: each is one for every column.
 MAX_COMPARISONS = 20_000
@@ -154,6 +156,8 @@ class _Writer:
     def _predicate(self, predicate: Predicate) -> str:
         if isinstance(predicate, FieldMatch):
             return self._field_match(predicate)
+        if isinstance(predicate, Elapsed):
+            return self._elapsed(predicate)
         if predicate.field == ANYWHERE:
             keys = [key for key in self._columns if key.partition(".")[0] not in OWN_KEYS]
             if self._large:
@@ -161,9 +165,9 @@ class _Writer:
             return _balanced("OR", [self._column(predicate, key) for key in keys], _FALSE)
         if predicate.field in self._columns:
             return self._column(predicate, predicate.field)
-        key, _, last = predicate.field.rpartition(".")
-        if last.isdecimal() and self._columns.get(key) is list:
-            return self._some(f"{quoted(key)}[{int(last) + 1}]", predicate)
+        key, place = list_item(predicate.field)
+        if self._columns.get(key) is list:
+            return self._some(f"{quoted(key)}[{place + 1}]", predicate)
         return _FALSE
 
     def _column(self, predicate: Predicate, key: str) -> str:
@@ -175,6 +179,8 @@ class _Writer:
         # A number or boolean has its text form, and no more.
         if isinstance(predicate, Number):
             test = self._number(f"{name}::DOUBLE", predicate) if kind is int else _FALSE
+        elif isinstance(predicate, Bits):
+            test = self._bits(name, predicate.mask) if kind is int else _FALSE
         else:
             test = self._test(f"{name}::VARCHAR", predicate)
         return f"CASE WHEN {name} IS NULL THEN {_FALSE} ELSE {test} END"
@@ -213,7 +219,7 @@ class _Writer:
                 return f"CASE WHEN regexp_full_match({value}, '{_DECIMAL}') THEN {found} ELSE {_FALSE} END"
             case Network(_, network):
                 return self._network(value, network)
-            case TimePart() | FieldMatch():
+            case TimePart() | Bits() | Elapsed() | FieldMatch():
                 return _UNKNOWN
 
     def _text(self, value: str, relation: Relation, text: str, cased: bool) -> str:
@@ -244,6 +250,19 @@ class _Writer:
             inside = (f"CASE WHEN regexp_full_match({value}, '{_ADDRESS}') "
                       f"THEN ({' + '.join(parts)}) BETWEEN {first} AND {last} ELSE {_FALSE} END")
         return f"CASE WHEN contains({value}, ':') THEN {_UNKNOWN} ELSE {inside} END"
+
+    @staticmethod
+    def _bits(name: str, mask: int) -> str:
+        if mask >> 63:
+            return _FALSE  # no column holds such a number
+        return f"({name} >= 0 AND ({name} & {mask}::BIGINT) = {mask}::BIGINT)"
+
+    def _elapsed(self, predicate: Elapsed) -> str:
+        keys = predicate.field, predicate.other
+        if not all(key in self._columns for key in keys):
+            return _FALSE
+        absent = " OR ".join(f"{quoted(key)} IS NULL" for key in keys)
+        return f"CASE WHEN {absent} THEN {_FALSE} ELSE {_UNKNOWN} END"
 
     def _field_match(self, predicate: FieldMatch) -> str:
         kinds = [self._columns.get(key) for key in (predicate.field, predicate.other)]

@@ -23,6 +23,7 @@ from sensor.rules.condition import ANYWHERE
 Scalar = str | int | float | bool
 
 _DECIMAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?", re.ASCII)
+_PLACE = re.compile(r"[0-9]{1,6}", re.ASCII)  # in a list; no event has longer ones
 _LONE = re.compile("[\ud800-\udfff]")
 
 #: Keys of the document that the sensor made up; keyword searches don't look into them.
@@ -76,16 +77,28 @@ def find(document: Mapping[str, Any], field: str) -> object:
     if field == ANYWHERE:
         return leaves(document)
     node: object = document
-    for part in field.split("."):
+    *outer, last = field.split(".")
+    for part in outer:
         if not isinstance(node, Mapping):
-            return item(node, int(part)) if part.isdecimal() and field.endswith(f".{part}") else None
+            return None
         node = node.get(part)
-    return node
+    return item(node, last)
 
 
-def item(value: object, index: int) -> object:
-    """The item of a list, or None where it isn't one or is too short."""
-    return value[index] if isinstance(value, (list, tuple)) and index < len(value) else None
+def item(value: object, last: str) -> object:
+    """What the last part of a key names: a key of a mapping, or a place in a list. None where there is nothing."""
+    if isinstance(value, Mapping):
+        return value.get(last)
+    if isinstance(value, (list, tuple)) and _PLACE.fullmatch(last):
+        index = int(last)
+        return value[index] if index < len(value) else None
+    return None
+
+
+def list_item(field: str) -> tuple[str, int]:
+    """Key of the list and place in it, of a field that can be an item of one; else nothing and -1."""
+    key, _, last = field.rpartition(".")
+    return (key, int(last)) if key and _PLACE.fullmatch(last) else ("", -1)
 
 
 def leaves(document: Mapping[str, Any]) -> list[Scalar]:

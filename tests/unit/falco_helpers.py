@@ -30,6 +30,8 @@ class Host:
         self._table = ProcessTable("boot", clock=clock, users=users)
         self._builder = Builder(self._table, clock, users)
         self._next = 100
+        self._now = 1000 * SECOND
+        self._sequence = 0
         self._starts: dict[int, int] = {}
         self._uids: dict[int, int] = {}
 
@@ -40,22 +42,39 @@ class Host:
         for parent in parents:
             words = parent.split()
             above = self._child(above)
-            self._table.apply(execution(above, self._starts[above], _full(words[0]), *words, uid=uid))
+            script = words[0].startswith("script:")
+            if script:  # below its interpreter's name
+                words[0] = words[0][7:]
+            self._table.apply(execution(
+                above, self._starts[above], "/bin/sh" if script else _full(words[0]), *words, uid=uid,
+                **({"filename": _full(words[0]), "flags": Flag.SCRIPT} if script else {}), **self._when()))
         pid = self._child(above)
         self._uids[pid] = uid
-        item = execution(pid, self._starts[pid], path or _full(argv[0]), *argv, uid=uid, cgroup=cgroup, **more)
+        item = execution(pid, self._starts[pid], path or _full(argv[0]), *argv, uid=uid, cgroup=cgroup,
+                         **self._when(), **more)
         return pid, self._document(item)
 
     def _child(self, above: int) -> int:
         self._next += 1
-        self._starts[self._next] = self._next * SECOND
+        self._starts[self._next] = self._when()["time_ns"]
         if above:
-            self._table.apply(fork(above, self._starts[above], self._next, self._starts[self._next]))
+            self._table.apply(fork(above, self._starts[above], self._next, self._starts[self._next], **self._when()))
         return self._next
+
+    def later(self, seconds: int) -> None:
+        """Let time go by."""
+        self._now += seconds * SECOND
+
+    def _when(self) -> dict[str, int]:
+        """Time and number of the next record."""
+        self._now += SECOND // 1000
+        self._sequence += 1
+        return {"time_ns": self._now, "seq": self._sequence}
 
     def does(self, event: str, pid: int, **values: Any) -> dict[str, Any]:
         """The document of what a running process does."""
-        return self._document(record(event, pid, self._starts[pid], **{"uid": self._uids[pid], **values}))
+        values = {"uid": self._uids[pid], **self._when(), **values}
+        return self._document(record(event, pid, self._starts[pid], **values))
 
     def opens(self, pid: int, path: str, *, flags: Flag | int = 0, open_flags: int = 0, mode: int = 0o100644,
               **more: Any) -> dict[str, Any]:

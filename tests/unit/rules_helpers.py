@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from sensor.rules import sigma
 from sensor.rules.condition import (
     ANYWHERE,
+    Bits,
     Condition,
+    Elapsed,
     FieldMatch,
     Glob,
     Network,
@@ -82,7 +84,10 @@ _texts = st.one_of(
 scalars = st.one_of(_texts, st.integers(-3, 12), st.booleans(), st.sampled_from([0.5, 1.0, 1e300, float("nan")]))
 values = st.one_of(scalars, st.lists(scalars, max_size=3), st.none(), st.just({"nested": "ab"}))
 _fields = st.sampled_from(FIELDS)
-_everywhere = st.one_of(_fields, st.just(ANYWHERE))
+#: What rules look at: items of lists as well, beyond the end of any and of what is none.
+_ITEMS = ("process.args.0", "process.args.1", "process.args.999999", "process.args.0.0", "user.name.0")
+_looked_at = st.one_of(_fields, _fields, st.sampled_from(_ITEMS))
+_everywhere = st.one_of(_looked_at, st.just(ANYWHERE))
 
 
 @st.composite
@@ -112,13 +117,15 @@ _patterns = st.sampled_from([
 predicates = st.one_of(
     texts(),
     st.builds(Regex, _everywhere, _patterns, st.sampled_from(["", "i", "s", "im"])),
-    st.builds(Number, _fields, st.sampled_from(list(Order)), st.sampled_from([-5, 0, 1, 1.0, 2, 0.5, 10])),
+    st.builds(Number, _looked_at, st.sampled_from(list(Order)), st.sampled_from([-5, 0, 1, 1.0, 2, 0.5, 10])),
     st.builds(Network, _fields, st.sampled_from(["10.0.0.0/8", "fe80::/10", "0.0.0.0/0"])),
     st.builds(TimePart, _fields, st.sampled_from(list(Unit)), st.sampled_from(list(Order)),
               st.sampled_from([1, 5, 10, 47, 2026])),
-    st.builds(FieldMatch, _fields, st.sampled_from(list(Relation)), _fields),
+    st.builds(Bits, _fields, st.sampled_from([0, 1, 2, 3, 10, 1 << 40, 1 << 63])),
+    st.builds(Elapsed, _fields, st.sampled_from(list(Order)), st.sampled_from([0, -1, 5e9, 10**18]), _fields),
+    st.builds(FieldMatch, _looked_at, st.sampled_from(list(Relation)), _fields),
     st.builds(Present, _everywhere),
-    st.builds(Text, _fields, st.sampled_from(list(Relation)), _words.map(fold)),
+    st.builds(Text, _looked_at, st.sampled_from(list(Relation)), _words.map(fold)),
 )
 trees = st.recursive(predicates, lambda inner: st.one_of(
     st.lists(inner, min_size=1, max_size=3).map(lambda items: all_of(*items)),
@@ -130,7 +137,7 @@ trees = st.recursive(predicates, lambda inner: st.one_of(
 def events(draw: st.DrawFn) -> dict[str, Any]:
     """A document with any of the fields, and sometimes of a shape that makes no sense."""
     found: dict[str, Any] = document()
-    for field in draw(st.lists(_fields, unique=True, max_size=5)):
+    for field in draw(st.lists(st.one_of(_fields, st.sampled_from(_ITEMS)), unique=True, max_size=5)):
         *outer, last = field.split(".")
         node = found
         for name in outer:

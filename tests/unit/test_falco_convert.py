@@ -30,12 +30,21 @@ def test_converted_stable_rules_match_what_the_originals_match() -> None:
     host = Host()
     events = [event for make in CASES.values() for group in make(host) for event in group]
     assert len(events) > 100
+    without_words = set()
     for original in loaded().rules:
         assert isinstance(original, FalcoRule)
-        converted = again(convert(original))
+        try:
+            converted = again(convert(original))
+        except CannotConvert as error:
+            assert "Sigma has no words for" in str(error)
+            without_words.add(original.name)
+            continue
         assert [each.level for each in converted] == [original.level] * len(original.events)
         for event in events:
             assert bool(match(converted, event)) == bool(match([original], event)), (original.name, event)
+    # Single bits, and the time between two fields.
+    assert without_words == {"Read sensitive file trusted after startup", "Linux Kernel Module Injection Detected",
+                             "Detect release_agent File Container Escapes"}
 
 
 def test_rule_for_several_events_becomes_several() -> None:

@@ -206,27 +206,28 @@ def test_macros_in_circles_and_explosions_are_refused() -> None:
 def test_other_sources_and_missing_fields_are_unsupported_with_their_line() -> None:
     """Named, not refused; nor is a rule that may be skipped."""
     other, lacking, skipped = load(
-        rule_text("ka.verb = get", "K", "source: k8s_audit") + rule_text("evt.type = execve and proc.duration < 5", "D")
+        rule_text("ka.verb = get", "K", "source: k8s_audit")
+        + rule_text("evt.type = execve and proc.fdopencount < 5", "D")
         + rule_text("made.up = x", "S", "skip-if-unknown-filter: true\nwarn_evttypes: false"))
     assert isinstance(other, FalcoUnsupported)
     assert str(other) == "rules0.yaml:1: K: events of source k8s_audit are not read; only syscall is"
-    assert str(lacking) == "rules0.yaml:8: D: our events don't carry proc.duration"
+    assert str(lacking) == "rules0.yaml:8: D: our events don't carry proc.fdopencount"
     assert "Falco has no field made.up, and skip-if-unknown-filter is set" in str(skipped)
 
 
 def test_disjunct_that_is_not_carried_is_left_out_and_told() -> None:
     """What remains fires; what hangs on a field or type that never comes doesn't."""
-    made = rule("(evt.type in (execve, dup) and (proc.name = a or proc.duration < 5)) or evt.type = socket")
+    made = rule("(evt.type in (execve, dup) and (proc.name = a or proc.fdopencount < 5)) or evt.type = socket")
     assert made.events == ("process-exec",)
-    assert "proc.duration" in made.notes[0]
+    assert "proc.fdopencount" in made.notes[0]
     assert made.notes[1] == "no event of ours is of type dup, socket"
     assert (fires([made], "a"), fires([made], "b")) == (["A rule"], [])
 
 
 def test_exception_for_a_field_that_is_not_carried_stays_silent_rather_than_noisy() -> None:
     """A field that Falco always has is unknown; one that runtimes give is absent, as it may be in Falco."""
-    unknown = load(rule_text("evt.type = execve and not proc.duration < 5"))
-    assert "proc.duration" in str(unknown[0])
+    unknown = load(rule_text("evt.type = execve and not proc.fdopencount < 5"))
+    assert "proc.fdopencount" in str(unknown[0])
     optional = rule("evt.type = execve and proc.name = a and not container.image.repository = x")
     assert fires([optional], "a") == ["A rule"]
     assert load(rule_text("evt.type = execve and container.image.repository != x"))[0] == FalcoUnsupported(
@@ -282,11 +283,12 @@ def test_files_are_told_by_content_and_taken_together(tmp_path: Path, capsys: py
                                     "detection: {s: {Image: /bin/x}, condition: s}\n")
     rules = content.load(content.discover([str(tmp_path)]))
     assert fires(list(rules.rules), "ls") == ["A rule"]
-    (tmp_path / "4.yaml").write_text(rule_text("evt.type = execve and (proc.name = a or proc.duration < 1)", "P"))
+    (tmp_path / "4.yaml").write_text(rule_text("evt.type = execve and (proc.name = a or proc.fdopencount < 1)", "P"))
     assert call(["rules", "check", str(tmp_path)]) == 0
     first, partial = capsys.readouterr().out.splitlines()
     assert first == "3 of 3 rules loaded, 0 refused, 0 unsupported"
-    assert partial == (f"partial: {tmp_path}/4.yaml:1: P: not carried, so what hangs on it is left out: proc.duration")
+    lacks = "not carried, so what hangs on it is left out: proc.fdopencount"
+    assert partial == f"partial: {tmp_path}/4.yaml:1: P: {lacks}"
     assert call(["rules", "check", "--json", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["partial"][0]["line"] == 1
 

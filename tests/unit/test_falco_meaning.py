@@ -17,7 +17,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from sensor.rules.falco import kernel
 from sensor.rules.falco.model import FalcoRule, FalcoUnsupported
+from sensor.rules.falco.output import render
 from sensor.rules.falco.syntax import All, Check, Node, Not, Some, Value, parse
 from sensor.rules.matcher import Matcher
 from sensor.rules.reference import match
@@ -378,14 +380,51 @@ def test_condition_on_an_execution(condition: str, argv: tuple[str, ...], fires:
     assert (isinstance(found, FalcoRule) and bool(match([found], event))) is fires, found
 
 
-def test_level_of_an_ancestor_bounds_exceptions() -> None:
-    """Nobody knows which level: an exception for any level excuses, a demand for a level is not carried."""
-    excused = rule("evt.type = execve and not proc.aname[2] = cron")
+def test_ancestors_are_told_by_their_places() -> None:
+    """Each level has its own name, a script its own and not its interpreter's, and beyond the last there is none."""
     host = Host()
-    assert not match([excused], host.run("x", parents=("cron", "a", "b"))[1])
-    assert match([excused], host.run("x", parents=("a", "b"))[1])
-    (lacking,) = load(rule_text("evt.type = execve and proc.aname[2] = cron"))
-    assert "proc.aname[2]" in str(lacking)
+    event = host.run("x", parents=("cron", "script:/opt/deploy-everything.sh", "b"))[1]
+    names = {1: "b", 2: "deploy-everythi", 3: "cron"}
+    for level in range(1, 6):
+        for name in ("b", "deploy-everythi", "cron", "sh"):
+            assert bool(match([rule(f"evt.type = execve and proc.aname[{level}] = {name}")], event)) is (
+                names.get(level) == name)
+        assert bool(match([rule(f"evt.type = execve and proc.aname[{level}] != x")], event)) is (level in names)
+        assert bool(match([rule(f"evt.type = execve and proc.aname[{level}] exists")], event)) is (level in names)
+    assert match([rule("evt.type = execve and proc.pname = b and proc.aname = cron")], event)
+    (lacking,) = load(rule_text("evt.type = execve and proc.aname[17] = cron"))
+    assert "proc.aname[17]" in str(lacking)
+
+
+def test_capabilities_are_told_one_by_one() -> None:
+    """Whatever the set."""
+    for number in (0, 1, 1 << 21, (1 << 41) - 1, 0xA80425FB, 0x123456789):
+        event = Host().run("x", capabilities=number)[1]
+        for bit, name in enumerate(kernel.CAPABILITIES):
+            (made,) = load(rule_text(f"evt.type = execve and thread.cap_effective contains '{name}'"))
+            others = sum(1 << other for other, each in enumerate(kernel.CAPABILITIES) if name in each)
+            assert bool(match([made], event)) is bool(number & others), (number, name)
+            assert others >> bit & 1
+
+
+@pytest.mark.parametrize(("condition", "fires"), [
+    ("proc.duration > 5000000000", True), ("proc.duration <= 5000000000", False), ("proc.duration < 5500000000", True),
+    ("proc.duration > 5500000000", False), ("proc.ppid.duration >= proc.duration", None),
+    ("proc.ppid.duration > 5500000000", False), ("proc.ppid.duration != 1", True),
+])
+def test_age_of_a_process_is_that_at_the_event(condition: str, fires: bool | None) -> None:
+    """In nanoseconds between its start and the event."""
+    host = Host()
+    pid = host.run("x", parents=("y",))[0]
+    host.later(5)
+    event = host.opens(pid, "/a")
+    assert 5 * 10**9 < int(render("%proc.duration", event)) < int(render("%proc.ppid.duration", event)) < 55 * 10**8
+    (made,) = load(rule_text(f"evt.type = open and {condition}"))
+    if fires is None:
+        assert not isinstance(made, FalcoRule)
+    else:
+        assert isinstance(made, FalcoRule)
+        assert bool(match([made], event)) is bool(Matcher([made]).match(event)) is fires
 
 
 def test_types_that_one_event_stands_for_are_one() -> None:

@@ -13,6 +13,7 @@ from sensor.process.fragment import ANCESTORS_MAX
 from sensor.process.model import TICK_NS, Found, Process, TableCounters
 from sensor.process.table import ProcessTable
 from sensor.process.users import Users
+from sensor.schema import Flag
 from tests.unit.records import SECOND, execution, fork, record
 
 
@@ -60,6 +61,28 @@ def test_parent_that_has_ended_stays_known_to_its_children() -> None:
     assert fragment["parent"]["pid"] == 20
     assert fragment["parent"]["executable"] == "/bin/dropper"
     assert fragment["ancestors"] == ["/bin/dropper", "/sbin/init"]
+    assert fragment["ancestor_names"] == ["dropper", "init"]
+
+
+def test_names_of_ancestors_keep_their_places() -> None:
+    """Whom nobody named has an empty name, a script its own; names are as long as the kernel's."""
+    made = table()
+    made.apply(record("file_open", 20, 2 * SECOND))  # a process of which nothing else is known
+    made.apply(fork(20, 2 * SECOND, 21, 3 * SECOND))
+    made.apply(execution(21, 3 * SECOND, "/bin/sh", "sh", "/opt/deploy-everything.sh", flags=Flag.SCRIPT,
+                         filename="/opt/deploy-everything.sh"))
+    made.apply(fork(21, 3 * SECOND, 22, 4 * SECOND))
+    made.apply(execution(22, 4 * SECOND, "/bin/\udcff-is-no-text-at-all"))
+    made.apply(fork(22, 4 * SECOND, 23, 5 * SECOND))
+    last = made.apply(execution(23, 5 * SECOND, "/bin/ls"))
+    assert last is not None
+    fragment = made.fragment(last)
+    assert fragment["ancestor_names"] == ["\udcff-is-no-text-at", "deploy-everythi", ""]
+    assert fragment["ancestors"] == ["/bin/\udcff-is-no-text-at-all", "/bin/sh"]
+    assert fragment["parent"].get("script") is None
+    parent = made.get(22, 4 * SECOND)
+    assert parent is not None
+    assert made.fragment(parent)["parent"]["script"] == "/opt/deploy-everything.sh"
 
 
 def test_clone_parent_gives_the_callers_program_and_the_callers_parent() -> None:
@@ -135,7 +158,7 @@ def test_unknown_process_is_made_from_its_record_and_counted() -> None:
     assert process is not None
     fragment = made.fragment(process)
     assert fragment["pid"] == 77
-    assert not {"executable", "parent", "ancestors", "session_leader"} & set(fragment)
+    assert not {"executable", "parent", "ancestors", "ancestor_names", "session_leader"} & set(fragment)
     assert made.counters.created == 1
 
 

@@ -15,7 +15,9 @@ from sensor.rules.condition import (
     ANYWHERE,
     FALSE,
     TRUE,
+    Bits,
     Condition,
+    Elapsed,
     FieldMatch,
     Glob,
     Network,
@@ -41,6 +43,7 @@ pa = pytest.importorskip("pyarrow")
 
 CMD, EXE, USER, CODE, IP = ("process.command_line", "process.executable", "user.name", "process.exit_code",
                             "destination.ip")
+ARGS = "process.args"
 TYPES = {key: columns()[key] for key in ("event.action", *KEYS)}
 
 
@@ -74,6 +77,14 @@ def answers(database, condition: Condition, table: list[dict[str, Any]]) -> list
 @example(Wildcard(CMD, ("a", Glob.ONE, "%_\\")), [{CMD: "A\n%_\\"}, {CMD: "a%_\\"}, {CMD: "aab_\\"}])
 @example(Text(CMD, Relation.CONTAINS, "k"), [{CMD: "\u212a"}, {CMD: "K\0"}])
 @example(Text(CMD, Relation.EQUALS, "\0'"), [{CMD: "\0'"}, {CMD: ""}])
+@example(Bits(CODE, 6), [{CODE: 6}, {CODE: 7}, {CODE: 4}, {CODE: -1}, {CODE: -2}, {}])
+@example(Bits(CODE, 1 << 63), [{CODE: -1}, {CODE: 2**62}])
+@example(negate(Bits(USER, 1)), [{USER: "1"}, {USER: "2"}, {USER: "x"}, {}])
+@example(negate(Elapsed(USER, Order.GREATER, 5, EXE)), [
+    {USER: "2026-01-01T00:00:01Z", EXE: "2026-01-01T00:00:00Z"}, {USER: "2026-01-01T00:00:01Z"}, {}])
+@example(Text("process.args.1", Relation.EQUALS, ""), [{ARGS: ["a", ""]}, {ARGS: ["a"]}, {ARGS: []}, {}])
+@example(negate(Text("process.args.99999999999999999999", Relation.EQUALS, "a")), [{ARGS: ["a"]}, {}])
+@example(Regex("process.args.0", "^b$"), [{ARGS: ["a", "b"]}, {ARGS: ["b"]}])
 @example(Regex(CMD, "a.b$"), [{CMD: "a\nb"}, {CMD: "acb\n"}, {CMD: "a b"}])
 def test_sql_agrees_with_the_reference_where_it_answers(database, condition, table):
     """True and false are the engine's; NULL is never said of an absent field alone."""
@@ -99,6 +110,7 @@ ASCII = [{CMD: "curl -F A", EXE: "/usr/bin/curl", USER: "0", CODE: 5, IP: "10.1.
     negate(Text("no.such.column", Relation.EQUALS, "x")), FieldMatch(EXE, Relation.SUFFIX, EXE),
     Text(ANYWHERE, Relation.CONTAINS, "-f"), Regex(ANYWHERE, "^-F$"), TRUE, negate(FALSE),
     negate(Network(IP, "fe80::/10")), negate(Number("network.initiated", Order.EQUAL, 1)),
+    Bits(CODE, 5), negate(Bits(CODE, 2)), negate(Bits("network.initiated", 1)),
 ])
 def test_ordinary_values_are_decided_in_sql(database, condition):
     """An expression that left everything to the engine would agree with it, and be of no use."""
@@ -111,6 +123,8 @@ def test_ordinary_values_are_decided_in_sql(database, condition):
     (Regex(CMD, "(?<name>a)"), {CMD: "a"}),
     (Number(CODE, Order.EQUAL, 2**53), {CODE: 2**53}),
     (Network(IP, "10.0.0.0/8"), {IP: "::ffff:10.0.0.1"}),
+    (Bits(USER, 1), {USER: "1"}),
+    (Elapsed(USER, Order.EQUAL, 10**9, EXE), {USER: "2026-01-01T00:00:01Z", EXE: "2026-01-01T00:00:00Z"}),
     (TimePart(USER, Unit.HOUR, Order.EQUAL, 10), {USER: "2026-11-21T10:00:00Z"}),
 ])
 def test_what_sql_would_say_otherwise_is_left_to_the_engine(database, condition, row):

@@ -32,8 +32,10 @@ from sensor.rules.condition import (
 )
 from sensor.rules.fields import UnknownField, events_of, guard, resolve
 from sensor.rules.linear import BadPattern, compile_pattern
+from sensor.rules.matcher import Matcher
 from sensor.rules.reference import holds
 from sensor.rules.values import find, fold, leaves, number_of, plain, scalars, text_of
+from tests.unit.rules_helpers import made
 
 F = "process.command_line"
 
@@ -167,6 +169,37 @@ def test_time_part(unit, value, part):
     """Parts of RFC 3339 times, in UTC; anything else is no time."""
     assert on(TimePart(F, unit, Order.EQUAL, part or 0), value) == (part is not None)
     assert on(TimePart(F, unit, Order.GREATER_EQUAL, 0), value) == (part is not None)
+
+
+@pytest.mark.parametrize(("key", "found"), [
+    ("process.args.0", "a"), ("process.args.1", ""), ("process.args.2", None), ("process.args.01", ""),
+    ("process.args.0.0", None), ("process.args.-1", None), ("process.args.\u0661", None),
+    ("process.args.1000000", None),
+    ("process.args." + "9" * 5000, None), ("process.name.0", None), ("process.odd.0", "b"), ("process.odd.0.1", None),
+])
+def test_items_of_lists(key, found):
+    """A place that a list can have, as the last part of a key; in a mapping the same text is a key like any other."""
+    document = {"event": {"action": "process-exec"}, "process": {"args": ["a", ""], "name": "n", "odd": {"0": "b"}}}
+    assert find(document, key) == found
+    matched = Matcher([made(0, Present(key))]).match(document)
+    assert bool(matched) is (found is not None) is holds(Present(key), document)
+
+
+def test_items_of_lists_are_fields_of_rules():
+    """Of lists alone, at places that a list can have."""
+    assert resolve("process.args.1") == "process.args.1"
+    assert resolve("process.ancestor_names.15") == "process.ancestor_names.15"
+    for name in ("process.name.0", "process.args.x", "process.args.0.0", "process.args.1000000", "process.args."):
+        with pytest.raises(UnknownField):
+            resolve(name)
+
+
+def test_contradiction_is_false():
+    """What is demanded and excluded at once never holds; alternatives are looked into no further."""
+    one, other = Present("user.name"), Present("user.id")
+    assert all_of(one, other, negate(one)) == FALSE
+    assert all_of(all_of(one, other), negate(one)) == FALSE
+    assert all_of(one, negate(other)) != FALSE
 
 
 def test_find_and_leaves():

@@ -12,28 +12,38 @@ from difflib import get_close_matches
 from functools import lru_cache
 
 from sensor.derived import DIRECTIONS
+from sensor.process.fragment import ANCESTORS_MAX
 from sensor.rules.condition import (
     FALSE,
     TRUE,
+    Bits,
+    Condition,
     Number,
     Order,
     Present,
     Relation,
     Text,
-    all_of,
     any_of,
     negate,
 )
 from sensor.rules.falco import kernel
 from sensor.rules.falco.arguments import ARGUMENTS, LINE, OWN, PATH, READ_ONLY, READ_WRITE, flag
 from sensor.rules.falco.events import Type
-from sensor.rules.falco.processes import Arguments, CommandLine, FirstArgument, Name, Tail
+from sensor.rules.falco.processes import (
+    Arguments,
+    CommandLine,
+    Duration,
+    FirstArgument,
+    Known,
+    Name,
+    Several,
+    Tail,
+)
 from sensor.rules.falco.syntax import Field
 from sensor.rules.falco.views import (
     ABSENT,
     Addresses,
     AtLeast,
-    AtMost,
     Cases,
     ContainerId,
     Directory,
@@ -68,7 +78,8 @@ class UnknownField(ValueError):
 _RESULT = "event.result"
 _FLAGS = "sensor.flags"
 _CAPABILITIES = "process.thread.capabilities.effective"
-_PARENT = Name("process.parent.name")
+_PARENT = Name("process.parent.name", "process.parent.script")
+_UP = "process.ancestor_names"
 _PARENT_LINE = "process.parent.command_line"
 _SUCCESSES = frozenset({"process_fork", "process_exec", "process_exit", "file_open", "file_unlink", "file_rename",
                         "file_link", "file_chmod", "file_chown", "file_mkdir", "credentials_change"})
@@ -125,32 +136,23 @@ def _argument(event: Event, argument: str | None) -> View | None:
 
 def _ancestor(event: Event, argument: str | None) -> View | None:
     if argument is None:
-        return Tail("process.ancestors", cut=True, many=True)
+        return Several(_UP)
     if not argument.isdecimal() or not argument.isascii() or len(argument) > 3:
         raise UnknownField("the argument of proc.aname is a number")
     level = int(argument)
-    if level > 1:
-        whole = Tail("process.ancestors", cut=True, many=True)
-        return AtMost(f"proc.aname[{argument}]", whole)
-    return _PARENT if level else OWN
+    if level > ANCESTORS_MAX:
+        return None
+    return Known(f"{_UP}.{level - 1}") if level > 1 else _PARENT if level else OWN
 
 
 def _capabilities(event: Event, argument: str | None) -> View:
-    """A set of bits, which numbers can't be asked for: whole sets are compared, and what the event implies.
-
-    A single capability alone is told as well. All other sets may or may not have it.
-    """
     parts = []
-    some = [Number(_CAPABILITIES, Order.EQUAL, known) for known in kernel.KNOWN_SETS]
     for bit, name in enumerate(kernel.CAPABILITIES):
-        having = [number for known, number in zip(kernel.KNOWN_SETS, some, strict=True) if known >> bit & 1]
-        lacking = [number for known, number in zip(kernel.KNOWN_SETS, some, strict=True) if not known >> bit & 1]
-        sure = any_of(*having, Number(_CAPABILITIES, Order.EQUAL, 1 << bit))
+        has: Condition = Bits(_CAPABILITIES, 1 << bit)
         if name == "CAP_SYS_MODULE" and event.name == "module_load":
-            sure = any_of(sure, Number(_RESULT, Order.GREATER_EQUAL, 0))  # the kernel has asked for it
-        possible = all_of(Number(_CAPABILITIES, Order.GREATER_EQUAL, 1 << bit), negate(any_of(*lacking)))
-        parts.append((name, sure, any_of(sure, possible)))
-    return Parts("thread.cap_effective (told by whole sets only)", tuple(parts))
+            has = any_of(has, Number(_RESULT, Order.GREATER_EQUAL, 0))  # the kernel has asked for it
+        parts.append((name, has, has))
+    return Parts("thread.cap_effective", tuple(parts))
 
 
 def _terminal(event: Event, argument: str | None) -> View:
@@ -271,14 +273,16 @@ ROWS: tuple[Row, ...] = (
     Row(("proc.pexe",), "beginning of `process.parent.command_line`", _always(FirstArgument(_PARENT_LINE))),
     Row(("proc.pexepath",), "`process.parent.executable`, symbolic links kept",
         _always(Plain("process.parent.executable"))),
-    Row(("proc.aname",), "names of `process.ancestors`; [0] and [1] are process and parent, others only bound what "
-        "an exception may excuse", _ancestor),
+    Row(("proc.aname",), "`process.ancestor_names`, by place up to [16]; [0] and [1] are process and parent",
+        _ancestor),
+    Row(("proc.duration",), "`@timestamp` - `process.start`", _always(Duration("@timestamp", "process.start"))),
+    Row(("proc.ppid.duration",), "`@timestamp` - `process.parent.start`",
+        _always(Duration("@timestamp", "process.parent.start"))),
     Row(("proc.is_exe_upper_layer",), "`sensor.flags` of an execve has upper", _on_exec("upper")),
     Row(("proc.is_exe_from_memfd",), "`sensor.flags` of an execve has memfd", _on_exec("memfd")),
     Row(("proc.exe_ino",), "`process.executable_inode`", _always(Quantity("process.executable_inode"))),
     Row(("thread.tid",), "`process.thread.id`", _always(Quantity("process.thread.id"))),
-    Row(("thread.cap_effective",), "`process.thread.capabilities.effective`, as whole sets: none, all, a runtime's "
-        "default, one alone", _capabilities),
+    Row(("thread.cap_effective",), "names of the bits of `process.thread.capabilities.effective`", _capabilities),
     Row(("user.uid",), "`user.effective.id`", _always(Quantity("user.effective.id"))),
     Row(("user.name",), "`user.name`: the host's name for it", _always(Plain("user.name"))),
     Row(("user.loginuid",), "`process.login_user.id`; -1 where unset", _login),

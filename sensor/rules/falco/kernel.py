@@ -31,7 +31,3 @@ CAPABILITIES: tuple[str, ...] = (
     "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG",
     "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
 )
-
-#: Sets that processes really have: none, all of kernels since 5.9, what container runtimes give by default
-#: (with and without the capability that newer ones dropped).
-KNOWN_SETS: tuple[int, ...] = (0, (1 << len(CAPABILITIES)) - 1, 0xA80425FB, 0x800405FB)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from sensor.rules.eventtime import time_ns
 from sensor.rules.falco.patterns import BadValue
 from sensor.rules.values import find, scalars, text_of
 
@@ -90,27 +91,33 @@ def _value(name: str, argument: str, document: Mapping[str, Any]) -> object:
 
 
 def _name(document: Mapping[str, Any], argument: str = "") -> object:
-    script = find(document, "process.script")
-    name = script.rpartition("/")[2] if isinstance(script, str) else find(document, "process.name")
-    return name[:15] if isinstance(name, str) else None
+    return _task(document, "process")
+
+
+def _task(document: Mapping[str, Any], process: str) -> object:
+    """The kernel's name of a task, of a script its own."""
+    script = find(document, f"{process}.script")
+    name = script.rpartition("/")[2] if isinstance(script, str) else find(document, f"{process}.name")
+    if not isinstance(name, str):
+        return None
+    return name[:15]
 
 
 def _parent(document: Mapping[str, Any], argument: str = "") -> object:
-    name = find(document, "process.parent.name")
-    return name[:15] if isinstance(name, str) else None
+    return _task(document, "process.parent")
 
 
 def _ancestor(document: Mapping[str, Any], argument: str) -> object:
-    chain = find(document, "process.ancestors")
+    chain = find(document, "process.ancestor_names")
     if not isinstance(chain, list):
         return None
-    names = [path.rpartition("/")[2][:15] for path in chain if isinstance(path, str)]
+    names = [name if isinstance(name, str) else "" for name in chain]
     if not argument:
         return "->".join(reversed(names)) or None
     level = int(argument) if argument.isdecimal() and len(argument) < 4 else 0
     if level == 0:
         return _name(document)
-    return names[level - 1] if level <= len(names) else None
+    return (names[level - 1] or None) if level <= len(names) else None
 
 
 def _rest(line: object) -> str:
@@ -171,6 +178,11 @@ def _session(document: Mapping[str, Any], argument: str) -> object:
     return path.rpartition("/")[2][:15] if isinstance(path, str) else None
 
 
+def _duration(document: Mapping[str, Any], start: str) -> object:
+    until, since = (time_ns(find(document, key)) for key in ("@timestamp", start))
+    return None if until is None or since is None else until - since
+
+
 def _container(document: Mapping[str, Any], argument: str) -> object:
     name = find(document, "container.id")
     return name[:12] if isinstance(name, str) else "host"
@@ -191,6 +203,8 @@ _MADE: dict[str, Any] = {
     "fd.rip": _end(False, "ip"), "fd.rport": _end(False, "port"),
     "fd.type": lambda document, _: find(document, "network.type") or ("file" if find(document, "file") else None),
     "evt.type": _type, "syscall.type": _type, "evt.res": _outcome, "evt.dir": lambda _document, _: "<",
+    "proc.duration": lambda document, _: _duration(document, "process.start"),
+    "proc.ppid.duration": lambda document, _: _duration(document, "process.parent.start"),
     "user.loginuid": _login, "proc.sname": _session, "container.id": _container,
     "evt.arg.oldpath": _old_path, "fs.path.source": _old_path,
     "container.type": lambda document, _: find(document, "container.runtime") or "host",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sensor.rules.condition import (
     FALSE,
     Condition,
+    Elapsed,
     Present,
     Regex,
     Relation,
@@ -19,7 +20,7 @@ from sensor.rules.condition import (
 from sensor.rules.falco import patterns
 from sensor.rules.falco.bounds import ALWAYS, NEVER, Bounds, exactly, unknown
 from sensor.rules.falco.patterns import escape, piece
-from sensor.rules.falco.views import View, textual
+from sensor.rules.falco.views import View, number, numeric, textual
 from sensor.rules.reference import holds
 
 COMM = 15  # bytes of a task's name that the kernel keeps
@@ -29,13 +30,12 @@ COMM = 15  # bytes of a task's name that the kernel keeps
 class Tail(View):
     """What follows the last slash of a path at a key; cut to ``COMM`` bytes where it is a task's name.
 
-    ``root``: a text without a slash is its own tail. Where the key holds a list, some element's tail.
+    ``root``: a text without a slash is its own tail.
     """
 
     key: str
     cut: bool = False
     root: bool = False
-    many: bool = False
 
     def present(self) -> Bounds:
         return exactly(Present(self.key))
@@ -52,10 +52,53 @@ class Tail(View):
         literal = "" if operator in ("glob", "iglob", "regex") else value
         return exactly(patterns.guarded(self.key, literal, found, folded=folded))
 
+
+@dataclass(frozen=True, slots=True)
+class Several(View):
+    """Texts in a list at a key: a comparison is about some of them. Empty ones are not known."""
+
+    key: str
+
+    def present(self) -> Bounds:
+        return exactly(Present(self.key))
+
+    def one(self, operator: str, value: str, *, folded: bool) -> Bounds:
+        return exactly(patterns.text(self.key, textual(operator), value, folded=folded))
+
     def differs(self, value: str, *, folded: bool) -> Bounds:
-        if not self.many:
-            return View.differs(self, value, folded=folded)
         return unknown("!= on a list of ancestors")
+
+
+@dataclass(frozen=True, slots=True)
+class Known(View):
+    """A text that is empty where it is not known."""
+
+    key: str
+
+    def present(self) -> Bounds:
+        return exactly(all_of(Present(self.key), self._known()))
+
+    def one(self, operator: str, value: str, *, folded: bool) -> Bounds:
+        found = patterns.text(self.key, textual(operator), value, folded=folded)
+        empty = holds(patterns.text("t", operator, value, folded=folded), {"t": ""})
+        return exactly(all_of(found, self._known()) if empty else found)
+
+    def _known(self) -> Condition:
+        return negate(Text(self.key, Relation.EQUALS, "", cased=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Duration(View):
+    """Nanoseconds between the times at two keys."""
+
+    until: str
+    since: str
+
+    def present(self) -> Bounds:
+        return exactly(all_of(Present(self.until), Present(self.since)))
+
+    def one(self, operator: str, value: str, *, folded: bool) -> Bounds:
+        return exactly(Elapsed(self.until, numeric(operator), number(value), self.since))
 
 
 def _size(value: str) -> int:

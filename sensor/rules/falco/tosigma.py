@@ -32,6 +32,7 @@ from sensor.rules.condition import (
     Wildcard,
     all_of,
     any_of,
+    describe,
     negate,
 )
 from sensor.rules.falco.model import FalcoRule
@@ -124,6 +125,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.selections: dict[str, Any] = {}
+        self._names: dict[str, str] = {}  # by what they select: the same is written once
 
     def write(self, condition: Condition) -> str:
         """The expression; selections are added."""
@@ -177,7 +179,7 @@ class _Writer:
 
     def _selection(self, content: Any) -> str:
         # The letter keeps the name apart from numbers and from "of", "them" and the operators.
-        name = f"s{len(self.selections) + 1}"
+        name = self._names.setdefault(repr(content), f"s{len(self.selections) + 1}")
         self.selections[name] = content
         return name
 
@@ -221,7 +223,7 @@ def _item(predicate: Predicate) -> tuple[str, Any]:
             return _key(name, "exists"), True
         case FieldMatch(_, Relation.EQUALS, other):
             return _key(name, "fieldref"), _SIGMA.get(other, other)
-    raise CannotConvert(f"Sigma has no words for {type(predicate).__name__}")
+    raise CannotConvert(f"Sigma has no words for: {describe(predicate)}")
 
 
 def _key(name: str, *modifiers: str) -> str:

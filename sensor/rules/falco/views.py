@@ -39,9 +39,6 @@ _HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]{1,16}", re.ASCII)
 class View:
     """One field of one kind of event. ``one`` is a comparison with one value by a plain operator."""
 
-    #: What several places of a document have to say to a value: some of them, or one of many.
-    many = False
-
     def present(self) -> Bounds:
         """The field has a value."""
         raise NotImplementedError
@@ -353,24 +350,6 @@ def _short(operator: str, value: str) -> str:
     if operator == "startswith":
         return text
     return f".{{{left}}}{text}" if operator == "endswith" else f".{{0,{left}}}{text}"
-
-
-@dataclass(frozen=True, slots=True)
-class AtMost(View):
-    """A field whose value is one of those of another view, nobody knows which."""
-
-    name: str
-    view: View
-
-    def present(self) -> Bounds:
-        return Bounds(FALSE, self.view.present().wide, frozenset({self.name}))
-
-    def one(self, operator: str, value: str, *, folded: bool) -> Bounds:
-        found = self.view.one(operator, value, folded=folded)
-        return Bounds(FALSE, found.wide, frozenset({self.name})) if found.wide != FALSE else found
-
-    def differs(self, value: str, *, folded: bool) -> Bounds:
-        return self.present()
 
 
 @dataclass(frozen=True, slots=True)

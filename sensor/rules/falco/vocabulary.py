@@ -14,7 +14,7 @@ _BY_CLASS: dict[str, str] = {
            "count.error.memory count.error.other count.exit count.procinfo count.threadinfo around abspath abspath.src "
            "abspath.dst buflen.in buflen.out buflen.file buflen.file.in buflen.file.out buflen.net buflen.net.in "
            "buflen.net.out is_open_exec infra.docker.name infra.docker.container.id category",
-    "proc": "cmdnargs cmdlenargs env aexe aexepath acmdline aargs apid ppid.duration pid.ts ppid.ts duration "
+    "proc": "cmdnargs cmdlenargs env aexe aexepath acmdline aargs apid pid.ts ppid.ts "
             "pid.duration ppid.ts loginshellid nthreads nchilds exe_ino.ctime exe_ino.mtime "
             "exe_ino.ctime_duration_proc_start exe_ino.ctime_duration_pidns_start pidns_init_start_ts aenv vpgid "
             "vpgid.name vpgid.exe vpgid.exepath is_vpgid_leader is_sid_leader sid.exe pvpid pgid pgid.name pgid.exe "
