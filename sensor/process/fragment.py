@@ -11,7 +11,7 @@ from sensor.process.users import Users
 # Longer chains are supervisors all the way up; rules look at the nearest few.
 ANCESTORS_MAX = 16
 
-_PARENT_FACTS = ("executable", "name", "command_line")
+PARENT_FACTS = ("executable", "name", "command_line")
 
 
 class Fragments:
@@ -47,7 +47,7 @@ class Fragments:
     def _parent(self, parent: Process) -> dict[str, Any]:
         view: dict[str, Any] = {"pid": parent.pid, "entity_id": parent.entity_id,
                                 "start": self.clock.text(parent.start_ns)}
-        for key in _PARENT_FACTS:
+        for key in PARENT_FACTS:
             if key in parent.facts:
                 view[key] = parent.facts[key]
         if parent.uid >= 0:

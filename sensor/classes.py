@@ -1,0 +1,152 @@
+"""The memory of classes: what each part of an event comes to, as a number, and what the numbers come to.
+
+A part's class is the set of predicates that are true of it (``rules.scan``). Rules decide on the sets alone
+(``rules.exact``), so a tuple of classes that no rule matched needs no second look, and no document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sensor.parts import OPEN, VOLATILE, Source, constant, sources
+from sensor.process.users import Users
+from sensor.rules.condition import ANYWHERE
+from sensor.rules.exact import Exact
+from sensor.rules.matcher import Matcher
+from sensor.rules.scan import Scanner
+from sensor.rules.values import find
+from sensor.schema import BY_ID, Event
+
+#: Different sets of one part that are kept. Then all is forgotten: a set is an integer of some hundred bytes.
+SETS = 16_384
+#: What ``decide`` gives where the event itself must be looked at.
+UNDECIDED = Ellipsis
+
+
+class _Names:
+    """User names that classes hang on: whoever remembers classes has to ask whether they still are the same."""
+
+    def __init__(self, users: Users) -> None:
+        self._users = users
+        self._told: dict[int, str | None] = {}
+
+    def fragment(self, uid: int, gid: int, now_ns: int) -> dict[str, Any]:
+        self._told.setdefault(uid, self._users.name(uid, now_ns))
+        return self._users.fragment(uid, gid, now_ns)
+
+    def short(self, uid: int, now_ns: int) -> dict[str, Any]:
+        self._told.setdefault(uid, self._users.name(uid, now_ns))
+        return self._users.short(uid, now_ns)
+
+    def same(self, now_ns: int) -> bool:
+        return len(self._told) < SETS and all(
+            self._users.name(uid, now_ns) == name for uid, name in self._told.items())
+
+    def forget(self) -> None:
+        self._told.clear()
+
+
+@dataclass(slots=True)
+class Part:
+    """One source of an event with the scanners of those of its keys that rules look at."""
+
+    source: Source
+    scanners: list[tuple[str, Scanner]]
+    numbers: dict[int | None, int] = field(default_factory=dict)  # set -> class
+    sets: list[int | None] = field(default_factory=lambda: [None])  # class -> set; None: only a document tells
+
+    def classify(self, material: Any) -> int:
+        """The class of what this part is made of."""
+        made = self.source.read(material)
+        found: int | None = None
+        if made is not None:
+            found = 0
+            for key, scanner in self.scanners:
+                found |= scanner.classify(find(made, key))
+        number = self.numbers.get(found)
+        if number is None:
+            number = self.numbers[found] = len(self.sets)
+            self.sets.append(found)
+        return number
+
+
+@dataclass(slots=True)
+class Plan:
+    """How the events of one type are decided. ``rules`` is None where each needs a look."""
+
+    rules: Exact | None
+    base: int = 0  # true of every event
+    parts: list[Part] = field(default_factory=list)
+
+
+class Classes:
+    """Plans for all events that some rule wants."""
+
+    def __init__(self, matcher: Matcher, users: Users, now: Callable[[], int], *, every: bool = False,
+                 parts_max: int = 24) -> None:
+        """*every*: each event needs a look, whatever rules say of it. *parts_max*: more parts are not remembered."""
+        self.plans: dict[int, Plan] = {}
+        self._parts_max = parts_max
+        self._names = _Names(users)
+        for event in BY_ID.values():
+            rules = matcher.routed(event.action)
+            if rules and event.family != "user":
+                exact = Exact(rules, lambda key: key != ANYWHERE and _base(key) not in VOLATILE)
+                known = sources(event, self._names, now)
+                look = every or event.name in OPEN
+                self.plans[event.id] = Plan(None) if look else self._plan(event, exact, known)
+
+    def _plan(self, event: Event, rules: Exact, known: list[Source]) -> Plan:
+        same, plan = constant(event), Plan(rules)
+        owner = {key: source for source in known for key in source.keys}
+        wanted: dict[int, Part] = {id(source): Part(source, []) for source in known if source.needed}
+        for key in rules.fields:
+            scanner, source = rules.scanner(key), owner.get(_base(key))
+            if source is None:  # the same for all events, or not in them at all
+                plan.base |= scanner.classify(find(same, key))
+            else:
+                wanted.setdefault(id(source), Part(source, [])).scanners.append((key, scanner))
+        plan.parts = list(wanted.values())
+        return plan if len(plan.parts) <= self._parts_max else Plan(None)
+
+    def current(self, now_ns: int) -> bool:
+        """Whether users still have the names that classes were made with."""
+        return self._names.same(now_ns)
+
+    @property
+    def full(self) -> bool:
+        """Whether a part has had so many different sets that all should be forgotten."""
+        return any(len(part.sets) > SETS for plan in self.plans.values() for part in plan.parts)
+
+    def forget(self) -> None:
+        """Forget every class."""
+        self._names.forget()
+        for plan in self.plans.values():
+            for part in plan.parts:
+                part.numbers.clear()
+                del part.sets[1:]
+
+    def classify(self, event: int, part: int, material: Any) -> int:
+        """The class of one part of an event of this type."""
+        return self.plans[event].parts[part].classify(material)
+
+    def decide(self, event: int, classes: tuple[int, ...]) -> Any:
+        """What events of these classes come to: None (no rule), a tuple of rules, or UNDECIDED."""
+        plan = self.plans[event]
+        true = plan.base
+        for part, number in zip(plan.parts, classes, strict=True):
+            found = part.sets[number]
+            if found is None:
+                return UNDECIDED
+            true |= found
+        assert plan.rules is not None
+        verdict = plan.rules.verdict(true)
+        return UNDECIDED if verdict is None else verdict or None
+
+
+def _base(key: str) -> str:
+    """A key without the number of an item of a list."""
+    base, _, last = key.rpartition(".")
+    return base if last.isdecimal() else key
