@@ -96,13 +96,43 @@ static int events(Core *core, PyObject *rows)
 	return 0;
 }
 
+/* Whether this is one of the text words that every record is checked for. */
+static bool is_text(const Plan *plan, uint32_t offset)
+{
+	for (int index = 0; index < plan->text_count; index++)
+		if (plan->texts[index] == offset)
+			return true;
+	return false;
+}
+
+static bool inside(const Plan *plan, uint32_t offset, uint32_t size)
+{
+	return offset >= 64 && offset <= plan->fixed_end && size <= plan->fixed_end - offset;
+}
+
+/* Whether all that is read by a fixed offset lies in the part that every record of its event has. */
+static bool coherent(const Core *core)
+{
+	const Table *table = &core->table;
+	if (core->open_type >= TYPES || table->fork_type >= TYPES || table->exec_type >= TYPES || table->capacity < 2 ||
+	    !table->ended_capacity)
+		return false;
+	const Plan *fork = &core->plans[table->fork_type], *exec = &core->plans[table->exec_type];
+	return is_text(&core->plans[core->open_type], core->path_offset) && is_text(exec, table->exec.filename) &&
+	       is_text(exec, table->exec.cgroup) && inside(fork, table->fork.child_pid, 4) &&
+	       inside(fork, table->fork.child_ns_pid, 4) && inside(fork, table->fork.child_start_ns, 8) &&
+	       inside(fork, table->fork.parent_pid, 4) && inside(fork, table->fork.parent_start_ns, 8) &&
+	       inside(exec, table->exec.parent_pid, 4) && inside(exec, table->exec.ns_pid, 4) &&
+	       inside(exec, table->exec.parent_start_ns, 8) && inside(exec, table->exec.session_pid, 4);
+}
+
 static int core_init(PyObject *self, PyObject *args, PyObject *keywords)
 {
 	static char *names[] = {"hooks", "seed", "layout", "events", NULL};
 	Core *core = (Core *)self;
 	PyObject *hooks, *layout, *rows;
 	unsigned long long seed;
-	if (core->ready) {
+	if (core->hooks) {
 		PyErr_SetString(PyExc_TypeError, "a core is made once");
 		return -1;
 	}
@@ -112,7 +142,6 @@ static int core_init(PyObject *self, PyObject *args, PyObject *keywords)
 	core->hooks = Py_NewRef(hooks);
 	core->table.hooks = hooks;
 	core->table.seed = seed;
-	core->ready = true;
 	core->epoch = 1;
 	memo_init(&core->classes, CLASSES, CLASS_BYTES);
 	memo_init(&core->decisions, DECISIONS, DECISION_BYTES);
@@ -129,15 +158,15 @@ static int core_init(PyObject *self, PyObject *args, PyObject *keywords)
 		}
 	if (table_init(&core->table) < 0 || numbers(core, layout) < 0 || events(core, rows) < 0)
 		return -1;
-	if (core->open_type >= TYPES || core->path_offset + 4 > core->plans[core->open_type].fixed_end ||
-	    core->table.capacity < 2 || !core->table.ended_capacity) {
+	if (!coherent(core)) {
 		PyErr_SetString(PyExc_ValueError, "the layout does not hold together");
 		return -1;
 	}
+	core->ready = true;
 	return 0;
 }
 
-static int part_of(Part *part, PyObject *row, uint32_t end, uint32_t *slots)
+static int part_of(Part *part, PyObject *row, const Plan *plan, uint32_t *slots)
 {
 	int kind;
 	PyObject *fields;
@@ -160,7 +189,8 @@ static int part_of(Part *part, PyObject *row, uint32_t end, uint32_t *slots)
 		int text;
 		if (!PyArg_ParseTuple(PyTuple_GET_ITEM(fields, index), "IIp", &offset, &size, &text))
 			return -1;
-		if (offset > end || size > end - offset || (text && size != 4)) {
+		if (offset > plan->fixed_end || size > plan->fixed_end - offset ||
+		    (text && (size != 4 || !is_text(plan, offset)))) {
 			PyErr_SetString(PyExc_ValueError, "a field lies outside of the fixed part");
 			return -1;
 		}
@@ -177,39 +207,59 @@ static bool usable(Core *core)
 	return false;
 }
 
-static PyObject *core_use(PyObject *self, PyObject *args)
+static void use_nothing(Core *core)
 {
-	Core *core = (Core *)self;
-	PyObject *plans, *key, *row;
-	Py_ssize_t at = 0;
-	int watching;
-	if (!usable(core) || !PyArg_ParseTuple(args, "O!p", &PyDict_Type, &plans, &watching))
-		return NULL;
-	core->watching = watching;
 	for (int type = 0; type < TYPES; type++) {
 		core->plans[type].wanted = core->plans[type].open = false;
 		core->plans[type].part_count = 0;
 	}
+	core_forget(core);
+}
+
+static int use(Core *core, PyObject *plans)
+{
+	PyObject *key, *row;
+	Py_ssize_t at = 0;
 	uint32_t slots = 0;
 	while (PyDict_Next(plans, &at, &key, &row)) {
 		unsigned long type = PyLong_AsUnsignedLong(key);
 		int open;
 		PyObject *parts;
 		if (PyErr_Occurred() || !PyArg_ParseTuple(row, "pO!", &open, &PyTuple_Type, &parts))
-			return NULL;
+			return -1;
 		Py_ssize_t count = PyTuple_GET_SIZE(parts);
-		if (type >= TYPES || !core->plans[type].known || count > PARTS_MAX)
-			return PyErr_Format(PyExc_ValueError, "no such event, or too many parts");
+		if (type >= TYPES || !core->plans[type].known || count > PARTS_MAX) {
+			PyErr_SetString(PyExc_ValueError, "no such event, or too many parts");
+			return -1;
+		}
 		Plan *plan = &core->plans[type];
 		for (Py_ssize_t index = 0; index < count; index++)
-			if (part_of(&plan->parts[index], PyTuple_GET_ITEM(parts, index), plan->fixed_end, &slots) < 0)
-				return NULL;
+			if (part_of(&plan->parts[index], PyTuple_GET_ITEM(parts, index), plan, &slots) < 0)
+				return -1;
 		plan->part_count = (int)count;
 		plan->wanted = true;
 		plan->open = open;
 	}
 	core->slots = slots;
-	core_forget(core);
+	return 0;
+}
+
+static PyObject *core_use(PyObject *self, PyObject *args)
+{
+	Core *core = (Core *)self;
+	PyObject *plans;
+	int watching;
+	if (!usable(core) || !PyArg_ParseTuple(args, "O!p", &PyDict_Type, &plans, &watching))
+		return NULL;
+	core->watching = watching;
+	use_nothing(core); /* also where what comes is refused */
+	if (use(core, plans) < 0) {
+		PyObject *type, *value, *traceback;
+		PyErr_Fetch(&type, &value, &traceback);
+		use_nothing(core);
+		PyErr_Restore(type, value, traceback);
+		return NULL;
+	}
 	Py_RETURN_NONE;
 }
 

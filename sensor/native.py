@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from sensor.boottime import BootClock
 from sensor.children import NATIVE_SWITCH as SWITCH
-from sensor.document import Builder
-from sensor.pipeline import Pipeline
-from sensor.process.model import Processes
-from sensor.process.table import ProcessTable
-from sensor.process.users import Users
-from sensor.rules.correlation import Correlator
-from sensor.rules.matcher import Matcher
-from sensor.watch import WatchList
+
+if TYPE_CHECKING:
+    from sensor.boottime import BootClock
+    from sensor.document import Builder
+    from sensor.pipeline import Pipeline
+    from sensor.process.model import Processes
+    from sensor.process.users import Users
+    from sensor.rules.correlation import Correlator
+    from sensor.rules.matcher import Matcher
+    from sensor.watch import WatchList
 
 
 def extension() -> ModuleType | None:
@@ -25,6 +27,8 @@ def extension() -> ModuleType | None:
 
 def table(boot_id: str, capacity: int, clock: BootClock, users: Users, *, every: bool) -> Processes:
     """A process table: the one in C where it can be had, and not *every* event becomes a document."""
+    from sensor.process.table import ProcessTable
+
     found = None if every else extension()
     if found is None:
         return ProcessTable(boot_id, capacity, clock=clock, users=users)
@@ -36,10 +40,10 @@ def table(boot_id: str, capacity: int, clock: BootClock, users: Users, *, every:
 def pipeline(matcher: Matcher, processes: Processes, builder: Builder, *, watch: WatchList, all_events: bool,
              first_sequence: int | None, correlator: Correlator | None) -> Pipeline:
     """The pipeline that fits a table."""
-    if not isinstance(processes, ProcessTable):
-        from sensor.speed import FastPipeline, NativeTable
+    from sensor.pipeline import Pipeline
+    from sensor.speed import FastPipeline, NativeTable
 
-        assert isinstance(processes, NativeTable)
+    if isinstance(processes, NativeTable):
         assert not all_events
         return FastPipeline(matcher, processes, builder, watch=watch, first_sequence=first_sequence,
                             correlator=correlator)

@@ -1,10 +1,16 @@
-"""The C extension as these sources make it, for tests: never one that happens to lie in the checkout."""
+"""The C extension as these sources make it, for tests: never one that happens to lie in the checkout.
+
+With sanitizers: SENSOR_TEST_CFLAGS='-fsanitize=address,undefined -fno-sanitize-recover=all' in the environment,
+and LD_PRELOAD="$(gcc -print-file-name=libasan.so)", PYTHONMALLOC=malloc, ASAN_OPTIONS=detect_leaks=0.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib.machinery
 import importlib.util
+import os
+import shlex
 import subprocess
 import sysconfig
 import tempfile
@@ -25,6 +31,7 @@ def extension(*flags: str) -> ModuleType:
     """Build with every warning an error and load; skips where there is no compiler or no headers."""
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         pytest.skip("no Python.h: install python3-dev to test the C extension")
+    flags = (*flags, *shlex.split(os.environ.get("SENSOR_TEST_CFLAGS", "")))
     into = Path(_folder.name, str(abs(hash(flags))))
     into.mkdir()
     try:
