@@ -16,7 +16,7 @@ from sensor.rules.condition import ANYWHERE
 from sensor.rules.exact import Exact
 from sensor.rules.matcher import Matcher
 from sensor.rules.scan import Scanner
-from sensor.rules.values import find
+from sensor.rules.values import item
 from sensor.schema import BY_ID, Event
 
 #: Different sets of one part that are kept. Then all is forgotten: a set is an integer of some hundred bytes.
@@ -31,10 +31,6 @@ class _Names:
     def __init__(self, users: Users) -> None:
         self._users = users
         self._told: dict[int, str | None] = {}
-
-    def fragment(self, uid: int, gid: int, now_ns: int) -> dict[str, Any]:
-        self._told.setdefault(uid, self._users.name(uid, now_ns))
-        return self._users.fragment(uid, gid, now_ns)
 
     def short(self, uid: int, now_ns: int) -> dict[str, Any]:
         self._told.setdefault(uid, self._users.name(uid, now_ns))
@@ -53,7 +49,7 @@ class Part:
     """One source of an event with the scanners of those of its keys that rules look at."""
 
     source: Source
-    scanners: list[tuple[str, Scanner]]
+    scanners: list[tuple[str, int | None, Scanner]]  # name in what the source reads, item of a list, scanner
     numbers: dict[int | None, int] = field(default_factory=dict)  # set -> class
     sets: list[int | None] = field(default_factory=lambda: [None])  # class -> set; None: only a document tells
 
@@ -63,8 +59,10 @@ class Part:
         found: int | None = None
         if made is not None:
             found = 0
-            for key, scanner in self.scanners:
-                found |= scanner.classify(find(made, key))
+            for name, index, scanner in self.scanners:
+                value = made.get(name)
+                if value is not None:
+                    found |= scanner.classify(value if index is None else item(value, index))
         number = self.numbers.get(found)
         if number is None:
             number = self.numbers[found] = len(self.sets)
@@ -93,21 +91,23 @@ class Classes:
         for event in BY_ID.values():
             rules = matcher.routed(event.action)
             if rules and event.family != "user":
-                exact = Exact(rules, lambda key: key != ANYWHERE and _base(key) not in VOLATILE)
+                exact = Exact(rules, lambda key: key != ANYWHERE and _split(key)[0] not in VOLATILE)
                 known = sources(event, self._names, now)
                 look = every or event.name in OPEN
                 self.plans[event.id] = Plan(None) if look else self._plan(event, exact, known)
 
     def _plan(self, event: Event, rules: Exact, known: list[Source]) -> Plan:
         same, plan = constant(event), Plan(rules)
-        owner = {key: source for source in known for key in source.keys}
+        owner = {key: source for source in known for key in source.names}
         wanted: dict[int, Part] = {id(source): Part(source, []) for source in known if source.needed}
         for key in rules.fields:
-            scanner, source = rules.scanner(key), owner.get(_base(key))
+            scanner, (base, index) = rules.scanner(key), _split(key)
+            source = owner.get(base)
             if source is None:  # the same for all events, or not in them at all
-                plan.base |= scanner.classify(find(same, key))
+                value = same.get(base)
+                plan.base |= scanner.classify(value if index is None else item(value, index))
             else:
-                wanted.setdefault(id(source), Part(source, [])).scanners.append((key, scanner))
+                wanted.setdefault(id(source), Part(source, [])).scanners.append((source.names[base], index, scanner))
         plan.parts = list(wanted.values())
         return plan if len(plan.parts) <= self._parts_max else Plan(None)
 
@@ -146,7 +146,7 @@ class Classes:
         return UNDECIDED if verdict is None else verdict or None
 
 
-def _base(key: str) -> str:
-    """A key without the number of an item of a list."""
+def _split(key: str) -> tuple[str, int | None]:
+    """A key, and the number of an item of its list where it names one."""
     base, _, last = key.rpartition(".")
-    return base if last.isdecimal() else key
+    return (base, int(last)) if last.isdecimal() else (key, None)

@@ -7,7 +7,7 @@ look at. A test builds documents of random records and compares them with what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
@@ -15,10 +15,11 @@ from typing import Any, Protocol
 from sensor import derived, paths
 from sensor.kernel.decode import Slot, slots_of
 from sensor.process.fragment import PARENT_FACTS
-from sensor.process.model import FACT_KEYS, Facts, nest
+from sensor.process.model import FACT_KEYS
 from sensor.schema import BY_NAME, Event, Field, Kind
 
-Document = dict[str, Any]
+#: Names in what a source reads -> values; what is not there is absent from documents too.
+Values = Mapping[str, Any]
 
 
 class Material(IntEnum):
@@ -37,23 +38,20 @@ class Material(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Keys that hang on the same inputs. ``read`` gives their part of the document, or None: only a document tells."""
+    """Keys that hang on the same inputs. ``read`` gives their values, or None: only a document tells."""
 
     material: Material
     fields: tuple[str, ...]  # by name, where they are the material
-    keys: tuple[str, ...]
-    read: Callable[[Any], Document | None]
+    names: dict[str, str]  # key -> its name in what is read
+    read: Callable[[Any], Values | None]
     needed: bool = False  # also where no rule looks at the keys: it counts what is wrong with them
 
 
 class Names(Protocol):
     """User names, as ``process.users.Users`` gives them."""
 
-    def fragment(self, uid: int, gid: int, now_ns: int) -> Document:
-        """The ``user`` part of a document."""
-
-    def short(self, uid: int, now_ns: int) -> Document:
-        """The id and name alone."""
+    def short(self, uid: int, now_ns: int) -> dict[str, Any]:
+        """``id`` and, where it has one, ``name``."""
 
 
 #: Keys that differ from event to event: whoever asks for one has to look at each document.
@@ -69,15 +67,16 @@ OPEN = frozenset({"process_ptrace"})
 _ABSORBED = frozenset({"process_exec", "credentials_change"})
 
 
-def constant(event: Event) -> Document:
-    """What is the same in every document of an event."""
-    made: Document = {"event": {"kind": "event", "category": [event.category], "action": event.action,
-                                "dataset": f"sensor.{event.name}"}}
+def constant(event: Event) -> dict[str, Any]:
+    """What is the same in every document of an event, by key."""
+    made: dict[str, Any] = {
+        "event.kind": "event", "event.category": [event.category], "event.action": event.action,
+        "event.dataset": f"sensor.{event.name}"}
     if event.name != "file_open":
-        made["event"]["type"] = [event.type]
+        made["event.type"] = [event.type]
     direction = derived.DIRECTIONS.get(event.name)
     if direction is not None:
-        made["network"] = {"direction": direction, "initiated": direction == "egress"}
+        made |= {"network.direction": direction, "network.initiated": direction == "egress"}
     return made
 
 
@@ -91,10 +90,10 @@ def sources(event: Event, users: Names, now: Callable[[], int]) -> list[Source]:
     """
     maker = _Maker(event, users, now)
     found = [*maker.header(), *maker.file(""), *maker.file("source_"), *maker.network(), *maker.other()]
-    taken = {key for source in found for key in source.keys}
-    plain = [source for source in maker.plain() if source.keys[0] not in taken]
-    taken.update(source.keys[0] for source in plain)
-    return found + plain + [source for source in maker.process(taken) if source.keys]
+    taken = {key for source in found for key in source.names}
+    plain = [source for source in maker.plain() if not taken & set(source.names)]
+    taken.update(key for source in plain for key in source.names)
+    return found + plain + [source for source in maker.process(taken) if source.names]
 
 
 class _Maker:
@@ -105,34 +104,36 @@ class _Maker:
         self._slots: dict[str, Slot] = slots_of(event)
         self._ecs = {field.name: field.ecs for field in event.fields}
 
-    def _of(self, fields: Sequence[str], keys: Iterable[str], make: Callable[..., Document | None], *,
+    def _of(self, fields: Sequence[str], keys: Iterable[str], make: Callable[..., Values | None], *,
             needed: bool = False) -> Source:
         reads = [self._slots[name].read for name in fields]
-        return Source(Material.FIELDS, tuple(fields), tuple(keys),
-                      lambda record: make(*(read(record) for read in reads)), needed)
+        return Source(Material.FIELDS, tuple(fields), {key: key for key in keys},
+                      lambda record: make(*[read(record) for read in reads]), needed)
 
     def header(self) -> list[Source]:
         """From the header, and how a call ended."""
-        names, users = derived.FlagNames().names, self._users
+        names = derived.FlagNames().names
 
-        def flags(bits: int) -> Document:
-            made: Document = {"sensor": {"flags": names(bits)}} if bits else {}
-            if self._event.name == "file_open":
-                made["event"] = {"type": [derived.file_open_type(bits)]}
-            return made
+        def flags(bits: int) -> Values:
+            return {"sensor.flags": names(bits) or None, "event.type": [derived.file_open_type(bits)]}
+
+        def user(uid: int, gid: int) -> Values:
+            short = self._users.short(uid, self._now())
+            return {"user.id": short["id"], "user.name": short.get("name"), "user.effective.id": uid,
+                    "user.effective.group.id": gid}
 
         keys = ("sensor.flags", "event.type") if self._event.name == "file_open" else ("sensor.flags",)
         found = [
             self._of(["flags"], keys, flags),
             self._of(["uid", "gid"], ("user.id", "user.name", "user.effective.id", "user.effective.group.id"),
-                     lambda uid, gid: {"user": users.fragment(uid, gid, self._now())}),
-            self._of(["pid"], ("process.pid",), lambda pid: {"process": {"pid": pid}}),
-            self._of(["tid"], ("process.thread.id",), lambda tid: {"process": {"thread": {"id": tid}}}),
+                     user),
+            self._of(["pid"], ("process.pid",), lambda pid: {"process.pid": pid}),
+            self._of(["tid"], ("process.thread.id",), lambda tid: {"process.thread.id": tid}),
         ]
         if "result" in self._slots:
             outcome = derived.connect_outcome if self._event.name == "network_connect" else derived.outcome
             found.append(self._of(["result"], ("event.result", "event.outcome"),
-                                  lambda result: {"event": {"result": result, "outcome": outcome(result)}}))
+                                  lambda result: {"event.result": result, "event.outcome": outcome(result)}))
         return found
 
     def file(self, prefix: str) -> list[Source]:
@@ -145,16 +146,17 @@ class _Maker:
         symbolic = bool(prefix) and "symbolic" in self._slots
         whole = key == "file.path"
 
-        def make(path: str, base: str = "", name: str = "", link: int = 0) -> Document | None:
+        def make(path: str, base: str = "", name: str = "", link: int = 0) -> Values | None:
             if based and not symbolic and not path and not base and name and name[0] != "/":
                 return None  # counted where the document is built
             path = derived.link_target(link, path, base, name) if symbolic else paths.target(path, base, name)
             if not path:
                 return {}
             if not whole:
-                return nest({key: path})
-            parts = dict(zip(("directory", "name", "extension"), derived.file_parts(path), strict=True))
-            return {"file": {"path": path, **{word: text for word, text in parts.items() if text}}}
+                return {key: path}
+            directory, last, extension = derived.file_parts(path)
+            return {"file.path": path, "file.directory": directory or None, "file.name": last or None,
+                    "file.extension": extension or None}
 
         keys = ("file.path", "file.directory", "file.name", "file.extension") if whole else (key,)
         return [self._of([*names, *(["symbolic"] if symbolic else [])], keys, make, needed=based and not symbolic)]
@@ -164,16 +166,15 @@ class _Maker:
         if "destination_address" not in self._slots:
             return []
 
-        def end(side: str) -> Callable[..., Document]:
-            return lambda family, raw, port: {side: derived.endpoint(family, raw, port)}
+        def end(side: str) -> Callable[..., Values]:
+            return lambda family, raw, port: {
+                f"{side}.{key}": value for key, value in derived.endpoint(family, raw, port).items()}
 
-        def transport(protocol: int) -> Document:
-            name = derived.TRANSPORTS.get(protocol)
-            return {"network": {"transport": name}} if name else {}
+        def transport(protocol: int) -> Values:
+            return {"network.transport": derived.TRANSPORTS.get(protocol)}
 
-        def kind(family: int, raw: bytes) -> Document:
-            text = derived.network_type(family, raw)
-            return {"network": {"type": text}} if text else {}
+        def kind(family: int, raw: bytes) -> Values:
+            return {"network.type": derived.network_type(family, raw) or None}
 
         peer = "destination" if derived.DIRECTIONS.get(self._event.name) == "egress" else "source"
         found = [self._of(["address_family", f"{side}_address", f"{side}_port"], (f"{side}.ip", f"{side}.port"),
@@ -187,12 +188,12 @@ class _Maker:
         if "query" not in self._slots:
             return []
 
-        def question(message: str) -> Document | None:
+        def question(message: str) -> Values | None:
             errors = {"dns_message": 0}
             name, kind = derived.question(message, errors)
             if errors["dns_message"]:
                 return None  # counted where the document is built
-            return {"dns": {"question": {key: text for key, text in (("name", name), ("type", kind)) if text}}}
+            return {"dns.question.name": name or None, "dns.question.type": kind or None}
 
         return [self._of(["query"], ("dns.question.name", "dns.question.type"), question, needed=True)]
 
@@ -204,49 +205,45 @@ class _Maker:
 
     def process(self, taken: set[str]) -> list[Source]:
         """What the process table knows; *taken* are keys that the record itself tells."""
-        users = self._users
+        def parent_user(uid: int) -> Values:
+            return self._users.short(uid, self._now()) if uid >= 0 else {}
 
-        def relative(facts: Facts, keys: Sequence[str]) -> Document:
-            return {key: facts[key] for key in keys if key in facts}
-
-        def parent_user(uid: int) -> Document:
-            return {"process": {"parent": {"user": users.short(uid, self._now())}}} if uid >= 0 else {}
-
-        def place(given: tuple[Any, bool]) -> Document:
+        def place(given: tuple[Any, bool]) -> Values:
             triple, same = given
             if triple is None:
                 return {}
-            return {**triple[0].fragment, "sensor": {"cgroup": triple[1] if same else {}}}
+            return {**{f"{section}.{key}": value for section, below in triple[0].fragment.items()
+                       for key, value in below.items()}, "sensor.cgroup.path": triple[1].get("path") if same else None}
 
-        def one(material: Material, keys: Iterable[str], read: Callable[[Any], Document | None]) -> Source:
-            return Source(material, (), tuple(key for key in keys if key not in taken), read)
+        def one(material: Material, above: str, keys: Iterable[str], read: Callable[[Any], Values | None]) -> Source:
+            return Source(material, (), {above + key: key for key in keys if above + key not in taken}, read)
 
         return [
-            one(Material.OWN, FACT_KEYS, lambda facts: {"process": nest(facts)}),
-            one(Material.PARENT, [f"process.parent.{key}" for key in PARENT_FACTS],
-                lambda facts: {"process": {"parent": relative(facts, PARENT_FACTS)}}),
-            one(Material.PARENT_PID, ["process.parent.pid"],
-                lambda pid: {"process": {"parent": {"pid": pid}}} if pid >= 0 else {}),
-            one(Material.PARENT_UID, ["process.parent.user.id", "process.parent.user.name"], parent_user),
-            one(Material.LEADER, ["process.session_leader.executable"],
-                lambda facts: {"process": {"session_leader": relative(facts, ["executable"])}}),
-            one(Material.ANCESTORS, ["process.ancestors"],
-                lambda above: {"process": {"ancestors": [facts["executable"] for facts in above]}} if above else {}),
-            one(Material.NS_PID, ["process.namespace.pid_in"],
-                lambda pid: {"process": {"namespace": {"pid_in": pid}}} if pid else {}),
-            one(Material.PLACE, ["container.id", "container.runtime", "service.name", "sensor.cgroup.path"], place),
+            one(Material.OWN, "process.", [key.removeprefix("process.") for key in FACT_KEYS], _itself),
+            one(Material.PARENT, "process.parent.", PARENT_FACTS, _itself),
+            one(Material.PARENT_PID, "process.parent.", ["pid"], lambda pid: {"pid": pid} if pid >= 0 else {}),
+            one(Material.PARENT_UID, "process.parent.user.", ["id", "name"], parent_user),
+            one(Material.LEADER, "process.session_leader.", ["executable"], _itself),
+            one(Material.ANCESTORS, "process.", ["ancestors"],
+                lambda above: {"ancestors": [facts["executable"] for facts in above] or None}),
+            one(Material.NS_PID, "process.namespace.", ["pid_in"], lambda pid: {"pid_in": pid or None}),
+            one(Material.PLACE, "", ["container.id", "container.runtime", "service.name", "sensor.cgroup.path"], place),
         ]
 
 
-def _value(field: Field) -> Callable[[Any], Document]:
+def _itself(facts: Values) -> Values:
+    return facts
+
+
+def _value(field: Field) -> Callable[[Any], Values]:
     key = field.ecs or ""
     if field.kind is Kind.LIST:
-        return lambda value: nest({key: list(value)}) if value else {}
+        return lambda value: {key: list(value) or None}
     if field.kind.is_text:
-        return lambda value: nest({key: value}) if value else {}
+        return lambda value: {key: value or None}
     if field.unit == "octal":
-        return lambda value: nest({key: f"{value:04o}"})
-    return lambda value: nest({key: value})
+        return lambda value: {key: f"{value:04o}"}
+    return lambda value: {key: value}
 
 
 def layout() -> dict[str, int]:

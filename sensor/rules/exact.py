@@ -35,7 +35,8 @@ class Exact:
                               if not isinstance(each, FieldMatch) and known(each.field))
         self._bits: dict[Predicate, int] = {predicate: number for number, predicate in enumerate(found)}
         self.fields = tuple(dict.fromkeys(predicate.field for predicate in found))
-        self._needs = [min(necessary(condition, self._bits), key=int.bit_count, default=0) for condition in conditions]
+        # The rarest first: most rules are out after one look.
+        self._needs = [sorted(set(necessary(condition, self._bits)), key=int.bit_count) for condition in conditions]
         self._residuals = [residual(condition, self._bits) for condition in conditions]
 
     def scanner(self, field: str) -> Scanner:
@@ -47,10 +48,14 @@ class Exact:
 
         Costs some microseconds: to be remembered.
         """
-        sure = []
-        for number, need in enumerate(self._needs):
-            if need and not need & true:
-                continue
+        sure, wanted = [], []
+        for number, needs in enumerate(self._needs):
+            for need in needs:
+                if not need & true:
+                    break
+            else:
+                wanted.append(number)
+        for number in wanted:
             rest = self._residuals[number](true)
             if rest is TRUE:
                 sure.append(self._rules[number])

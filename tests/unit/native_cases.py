@@ -111,9 +111,9 @@ def encode(event: Event, head: dict[str, int], values: list[Any]) -> bytes:
 
 def keys_of(event: Event) -> list[str]:
     """Keys that documents of an event may hold, and some that none does."""
-    found = [key for source in sources(event, Users(lambda _uid: None), lambda: 0) for key in source.keys]
-    found += [f"{section}.{name}" for section, below in constant(event).items() for name in below]
-    return [*found, "process.args.0", "process.args.1", "event.category.0", "file.path.0", "file", "process.parent",
+    found = [key for source in sources(event, Users(lambda _uid: None), lambda: 0) for key in source.names]
+    return [*found, *constant(event), "process.args.0",
+            "process.args.1", "event.category.0", "file.path.0", "file", "process.parent",
             "destination.domain", "process.entity_id", "process.parent.entity_id", "@timestamp"]
 
 
