@@ -11,6 +11,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+#: In the environment: 0 is as if the C extension weren't there.
+NATIVE_SWITCH = "SENSOR_NATIVE"
 #: Bytes that a UNIX socket must take in one packet: a plan, or a family's report with verifier logs.
 SOCKET_BYTES = 1 << 18
 
@@ -54,5 +56,5 @@ def start(module: str, channel: socket.socket, arguments: Sequence[str] = (),
 
 def _environment() -> dict[str, str]:
     kept = ("PATH", "LANG", "LC_ALL", "TZ", "TERM", "NO_COLOR", "COLUMNS", "JOURNAL_STREAM", "INVOCATION_ID",
-            "NOTIFY_SOCKET", "CACHE_DIRECTORY", "STATE_DIRECTORY")
+            "NOTIFY_SOCKET", "CACHE_DIRECTORY", "STATE_DIRECTORY", NATIVE_SWITCH)
     return {name: os.environ[name] for name in kept if name in os.environ}

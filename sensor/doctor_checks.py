@@ -228,7 +228,16 @@ def other_agents(host: Host, settings: Settings) -> Iterator[Check]:
         yield Check("other agents", "ok", "none running")
 
 
+def extension(host: Host, settings: Settings) -> Iterator[Check]:
+    state = host.engine()
+    if state == "native":
+        yield Check("engine", "ok", state)
+    else:
+        yield Check("engine", "note", state, "the same events and alerts, at a fraction of the rate",
+                    "apt-get install -y gcc libc6-dev python3-dev, then install the sensor again")
+
+
 CHECKS: tuple[Callable[[Host, Settings], Iterator[Check]], ...] = (
     switched_off, machine, kernel, type_information, lockdown, hook_kinds, tracefs, privileges, sysctls,
-    memory_lock, bcc, process_view, container, control_groups, metrics_port, engine_user, other_agents,
+    memory_lock, bcc, process_view, container, control_groups, metrics_port, engine_user, other_agents, extension,
 )

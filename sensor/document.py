@@ -20,8 +20,7 @@ from typing import Any
 from sensor import derived, paths
 from sensor.boottime import BootClock
 from sensor.kernel.decode import Record
-from sensor.process.model import Process
-from sensor.process.table import ProcessTable
+from sensor.process.model import Process, Processes
 from sensor.process.users import Users
 from sensor.schema import EVENTS, HEADER, Event, Field, Kind
 
@@ -50,7 +49,7 @@ class BuilderCounters:
 class Builder:
     """Builds documents. Reads the table, never changes it."""
 
-    def __init__(self, table: ProcessTable, boot_clock: BootClock, users: Users, *,
+    def __init__(self, table: Processes, boot_clock: BootClock, users: Users, *,
                  generation: int = 0) -> None:
         """Generate the builder functions.
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sensor import config, control, importable, privileges
+from sensor import config, control, importable, native, privileges
 from sensor.arguments import Arguments
 from sensor.boottime import BootClock
 from sensor.children import SOCKET_BYTES
@@ -37,7 +37,6 @@ from sensor.options import METRICS_OFF
 from sensor.outputs.terminal import terminal_safe
 from sensor.pipeline import Pipeline
 from sensor.process.seed import Found, Reader, host_user_name
-from sensor.process.table import ProcessTable
 from sensor.process.users import Users
 from sensor.rulecache import RuleCache
 from sensor.rulefiles import RuleFiles
@@ -132,7 +131,8 @@ class Engine:
         self._clock = BootClock(wall_offset_ns())
         users = Users(host_user_name)
         self._users = users
-        self._table = ProcessTable(opened.boot_id, self._settings.limits.processes, clock=self._clock, users=users)
+        every = self._every() or opened.outputs.recorder is not None
+        self._table = native.table(opened.boot_id, self._settings.limits.processes, self._clock, users, every=every)
         self._table.seed(opened.found)
         opened.found.clear()
         self._watch = WatchList(self._settings.watch.paths)
@@ -142,6 +142,9 @@ class Engine:
         self._next_second = 0.0
         self._alive = time.monotonic()
         self._metrics = self._serve_metrics()  # last: a scrape may have waited for it
+
+    def _every(self) -> bool:
+        return (self._arguments.events or self._settings.events) == "all"
 
     # --- settings and rules -------------------------------------------------------------------
 
@@ -270,7 +273,7 @@ class Engine:
 
     def _sample(self, document: Document) -> None:
         assert self._live is not None
-        self._meter.sample(self._metered, document, self._live.pipeline.counters.documents, time.monotonic_ns())
+        self._meter.sample(self._metered, document, self._live.pipeline.looked, time.monotonic_ns())
 
     def _budgets(self) -> None:
         """Stop evaluating rules that take more than they may, until the next reload."""
@@ -345,15 +348,16 @@ class Engine:
         outputs = self._opened.outputs
         if outputs.output is None and outputs.recorder is None:
             outputs.open(self._settings.output.spec, None)
-        outputs.all_events = (self._arguments.events or self._settings.events) == "all"
+        outputs.all_events = self._every()
         for fd in fds[3:]:  # the processes that were born between our own look at /proc and the probes
             with open(fd, encoding="ascii") as file:
                 file.seek(0)
                 self._table.seed(_found(item) for item in json.load(file))
         builder = Builder(self._table, self._clock, self._users, generation=info["generation"])
-        pipeline = Pipeline(self._matcher, self._table, builder, watch=self._watch,
-                            all_events=outputs.all_events or outputs.recorder is not None,
-                            first_sequence=0 if info["restarts"] == 0 else None, correlator=self._correlator)
+        pipeline = native.pipeline(
+            self._matcher, self._table, builder, watch=self._watch, correlator=self._correlator,
+            all_events=outputs.all_events or outputs.recorder is not None,
+            first_sequence=0 if info["restarts"] == 0 else None)
         self._pipeline = pipeline
         if info["passive"]:
             self._channel.send(control.ready())
@@ -421,6 +425,7 @@ def main() -> None:
         arguments = Arguments.parse(sys.argv[2])
         parent = os.getppid()
         opened = _open(arguments, running.Selection.parse(sys.argv[3]))
+        native.extension()  # while root can still reach it
         if os.geteuid() == 0:
             importable.keep()
             privileges.drop(*privileges.ids_of(), parent)

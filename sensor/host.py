@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from sensor import native
 from sensor.errors import HostError
 from sensor.kernel.btf import Btf
 
@@ -110,6 +111,7 @@ class Host:
     port_fault: Callable[[str, int], str] = port_fault
     user_exists: Callable[[str], bool] = user_exists
     refusal: Callable[[str, int], str] = refusal
+    engine: Callable[[], str] = native.state
 
     def path(self, name: str) -> Path:
         """Place of the absolute path *name* below the root."""

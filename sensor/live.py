@@ -83,19 +83,21 @@ class Live:
 
     def tick(self) -> bool:
         """Read and match one batch; True where more is waiting."""
-        records = self.stream.batch()
-        if records:
-            feed, write = self.pipeline.feed, self.outputs.write
-            for record in records:
-                document, alerts = feed(record)
-                if document is not None:
-                    write(document, alerts)
+        last: Document | None = None
+
+        def write(document: Document, alerts: list[Document]) -> None:
+            nonlocal last
+            last = document
+            self.outputs.write(document, alerts)
+
+        ends = self.pipeline.feed_batch(self.stream.raw(), self.stream.malformed, write)
+        if ends is not None:
             # The oldest and the youngest of the batch: a clock call per event would cost as much as its match.
             now = self.clock()
-            for record in (records[0], records[-1]):
-                self.observe(record.type, now - record.time_ns)
-            if document is not None:
-                self.sampled(document)
+            for kind, time_ns in (ends.first, ends.last):
+                self.observe(kind, now - time_ns)
+            if last is not None:
+                self.sampled(last)
         self._tell(self.pipeline.notices(self.clock()))
         return self.stream.backlog
 

@@ -6,14 +6,14 @@ out. The same object serves the live stream (``feed``) and recordings (``feed_do
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sensor.alerts import alert, correlated
 from sensor.document import Builder, Document
-from sensor.kernel.decode import Record
-from sensor.process.model import Process
+from sensor.kernel.decode import Record, decode_all
+from sensor.process.model import Process, Processes
 from sensor.process.table import ProcessTable
 from sensor.rules.correlation import Correlator, Firing
 from sensor.rules.model import Rule
@@ -33,14 +33,23 @@ _CRASH = BY_NAME["sensor_crash"].id
 _PATH_INDEX = next(index for index, item in enumerate(BY_NAME["file_open"].fields) if item.name == "path")
 # An open with one of these is reported for more than its name. A cut path can't be held against a
 # pattern, and a hard link to a watched file has another name on purpose.
-_KEEP = int(Flag.CREATED | Flag.TRUNC | Flag.WRITE | Flag.PATH_CUT | Flag.WATCHED_INODE)
+KEEP = int(Flag.CREATED | Flag.TRUNC | Flag.WRITE | Flag.PATH_CUT | Flag.WATCHED_INODE)
 _TRUNCATED = int(Flag.TRUNCATED)  # a plain number: an IntFlag's operators are slow
 # No ring of the kernel has this number: the sensor's own events are numbered here.
 _OWN_RING = 255
 
-_NAMES = {event.id: event.name for event in EVENTS}
+NAMES = {event.id: event.name for event in EVENTS}
 
 Notice = tuple[Document, list[Document]]
+Write = Callable[[Document, list[Document]], None]
+
+
+class Ends(NamedTuple):
+    """(type, time_ns) of the first and the last record of a batch, and how many there were."""
+
+    first: tuple[int, int]
+    last: tuple[int, int]
+    records: int
 
 
 class Rules(Protocol):
@@ -78,7 +87,7 @@ class Counters:
 class Pipeline:
     """Enriches, matches and accounts. One thread's."""
 
-    def __init__(self, matcher: Rules, table: ProcessTable | None = None, builder: Builder | None = None, *,
+    def __init__(self, matcher: Rules, table: Processes | None = None, builder: Builder | None = None, *,
                  all_events: bool = False, watch: WatchList | None = None,
                  first_sequence: int | None = None, correlator: Correlator | None = None) -> None:
         """Put the parts together.
@@ -93,8 +102,10 @@ class Pipeline:
             correlator: The correlations of the same rules.
         """
         self.counters = Counters()
+        self.looked = 0  # documents of events that rules have been run on, one by one
         self.sequences = Sequences(first_sequence)
         self.table = table
+        self._apply = table.apply if isinstance(table, ProcessTable) else None
         self.builder = builder
         self.watch = watch
         self._all_events = all_events
@@ -121,14 +132,14 @@ class Pipeline:
             (document, alerts). The document is None where nobody wants one: no rule looks at this
             event and not all events are wanted, or the event was dropped, which is counted.
         """
-        table, builder = self.table, self.builder
-        if table is None or builder is None:
+        apply = self._apply
+        if apply is None or self.builder is None:
             raise TypeError("a pipeline without process table and builder takes documents, not records")
         kind = record.type
-        name = _NAMES[kind]
+        name = NAMES[kind]
         self.counters.received[name] += 1
         self.sequences.saw(record.ring, record.cpu, record.seq)
-        process = table.apply(record)
+        process = apply(record)
         if record.flags & _TRUNCATED:
             self.counters.truncated[name] += 1
         if process is None:
@@ -140,6 +151,28 @@ class Pipeline:
         if kind not in self._wanted:
             return None, []
         return self._document(record, process)
+
+    def feed_batch(self, rings: Sequence[list[bytes]], malformed: dict[str, int], write: Write) -> Ends | None:
+        """Take in the records of several rings, by time.
+
+        Args:
+            rings: Records as they lie in each ring.
+            malformed: Counts those that can't be decoded, by reason.
+            write: Gets the documents that somebody wants, each with its alerts.
+
+        Returns:
+            The first and the last record; None where there was none.
+        """
+        records = decode_all(rings, malformed)
+        if not records:
+            return None
+        feed = self.feed
+        for record in records:
+            document, alerts = feed(record)
+            if document is not None:
+                write(document, alerts)
+        first, last = records[0], records[-1]
+        return Ends((first.type, first.time_ns), (last.type, last.time_ns), len(records))
 
     def feed_document(self, document: Document) -> list[Document]:
         """Take in one document of a recording; gives its alerts."""
@@ -205,13 +238,14 @@ class Pipeline:
     # Inside --------------------------------------------------------------------------------------
 
     def _unwatched(self, record: Record) -> bool:
-        return (self.watch is not None and not record.flags & _KEEP
+        return (self.watch is not None and not record.flags & KEEP
                 and not self.watch.matches(record.values[_PATH_INDEX]))
 
     def _document(self, record: Record, process: Process) -> tuple[Document, list[Document]]:
         assert self.builder is not None
         document = self.builder.build(record, process)
         self.counters.documents += 1
+        self.looked += 1
         return document, self._alerts(document)
 
     def _alerts(self, document: Document) -> list[Document]:

@@ -73,6 +73,14 @@ class Sequences:
         else:
             self._late(stream, seq)
 
+    def expected(self, ring: int, cpu: int) -> int:
+        """The number that should come next, of a stream that was seen."""
+        return self._streams[ring, cpu].last + 1
+
+    def resume(self, ring: int, cpu: int, expected: int) -> None:
+        """Somebody else saw every number of a stream up to *expected*."""
+        self._streams[ring, cpu].last = expected - 1
+
     def settled(self, now_ns: int, *, final: bool = False) -> list[Gap]:
         """Gaps that no late record will fill any more, each given once; in order of their streams.
 

@@ -74,10 +74,19 @@ def _installed(name: str) -> bool:
     return importlib.util.find_spec(f"sensor.cli.{name}") is not None
 
 
+def _version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from sensor import native
+
+        click.echo(f"sensor, version {__version__}\nengine: {native.state()}")
+        context.exit()
+
+
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]}, epilog=(
     "Exit status: 0 fine; 1 a check or expectation failed; 2 bad usage, configuration or content; "
     "3 the host lacks something.\n\nExample:  sensor replay recording.jsonl --format table"))
-@click.version_option(__version__, prog_name="sensor")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+              help="Show the version, and whether the C extension is used.")
 def sensor() -> None:
     """Linux endpoint sensor: sees what processes run, open and connect to, through Sigma rules."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from sensor import schema
-from sensor.errors import AbiMismatch, ShortRecord, UnknownType
+from sensor.errors import AbiMismatch, RecordError, ShortRecord, UnknownType
 from sensor.schema import Event, Kind
 
 _HEADER = struct.Struct("<" + "".join(field.kind.value[1] for field in schema.HEADER))
@@ -45,7 +46,7 @@ def _text(raw: bytes) -> str:
     return raw.removesuffix(b"\0").decode("utf-8", "surrogateescape")
 
 
-def _path(raw: bytes) -> str:
+def path_text(raw: bytes) -> str:
     """Join the components of a dentry walk, which come leaf first, each ended by NUL; none is the root."""
     parts = [part for part in raw.split(b"\0") if part and part != b"/"]
     parts.reverse()
@@ -60,10 +61,10 @@ def _list(raw: bytes) -> tuple[str, ...]:
     return tuple(part.decode("utf-8", "surrogateescape") for part in raw.split(b"\0"))
 
 
-_TEXT: dict[Kind, Callable[[bytes], Any]] = {Kind.TEXT: _text, Kind.PATH: _path, Kind.LIST: _list}
+_TEXT: dict[Kind, Callable[[bytes], Any]] = {Kind.TEXT: _text, Kind.PATH: path_text, Kind.LIST: _list}
 
 
-_ABSENT: dict[Callable[[bytes], Any], Any] = {_text: "", _path: "", _list: ()}
+_ABSENT: dict[Callable[[bytes], Any], Any] = {_text: "", path_text: "", _list: ()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +118,53 @@ def decode(record: Buffer, ring: int = 0) -> Record:
             raise ShortRecord(f"text at {offset}+{length} in a record of {size} bytes")
         values[index] = read(bytes(record[offset:offset + length]))
     return Record(kind, cpu, seq, time_ns, start_ns, pid, tid, uid, gid, cgroup_id, mntns, flags, tuple(values), ring)
+
+
+_BY_TIME = attrgetter("time_ns")
+
+
+def decode_all(rings: Sequence[Sequence[bytes]], malformed: dict[str, int]) -> list[Record]:
+    """The records of several rings by time; those that can't be decoded are counted by reason."""
+    records: list[Record] = []
+    for index, raw in enumerate(rings):
+        for data in raw:
+            try:
+                records.append(decode(data, index))
+            except RecordError as error:
+                malformed[error.reason] += 1
+    records.sort(key=_BY_TIME)
+    return records
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where one field lies in every record of an event, from the record's start, and how to read it alone."""
+
+    offset: int
+    size: int
+    is_text: bool
+    read: Callable[[Buffer], Any]
+
+
+def slots_of(event: Event) -> dict[str, Slot]:
+    """Slots of the header's and the event's fields, by name. ``read`` takes a record that ``decode`` takes."""
+    found, offset = {}, 0
+    for field in (*schema.HEADER, *event.fields):
+        size = struct.calcsize("<" + field.kind.value[1])
+        found[field.name] = Slot(offset, size, field.kind.is_text, _reader(field.kind, offset))
+        offset += size
+    return found
+
+
+def _reader(kind: Kind, offset: int) -> Callable[[Buffer], Any]:
+    unpack = struct.Struct("<" + kind.value[1]).unpack_from
+    if not kind.is_text:
+        return lambda record: unpack(record, offset)[0]
+    read = _TEXT[kind]
+
+    def text(record: Buffer) -> Any:
+        (word,) = unpack(record, offset)
+        start = word & 0xFFFF
+        return read(bytes(record[start:start + (word >> 16)])) if word else _ABSENT[read]
+
+    return text

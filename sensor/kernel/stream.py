@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
-from operator import attrgetter
 
-from sensor.errors import RecordError
-from sensor.kernel.decode import Record, decode
+from sensor.kernel.decode import Record, decode_all
 from sensor.kernel.plan import COUNTER_BYTES, TYPES
 from sensor.kernel.ring import CorruptRing, Ring
 from sensor.schema import EVENTS
@@ -15,7 +13,6 @@ from sensor.schema import EVENTS
 #: Records of one batch: a tenth of a second's work at most, so that requests are served in between.
 BATCH = 4096
 _KERNEL_EVENTS = tuple((event.id, event.name) for event in EVENTS if event.id < TYPES)
-_BY_TIME = attrgetter("time_ns")
 
 
 class Stream:
@@ -32,26 +29,25 @@ class Stream:
         self.backlog = False  # the last batch left records behind
 
     def batch(self) -> list[Record]:
-        """Records by time; empty where there are none. Undecodable ones are counted by reason.
+        """Records by time; empty where there are none. Undecodable ones are counted by reason."""
+        return decode_all(self.raw(), self.malformed)
+
+    def raw(self) -> list[list[bytes]]:
+        """The records of each ring as they lie there, those of the process ring first.
 
         Frees the space of the batch before: a batch that kills the engine is there for the next one.
         """
         for ring in self.rings:
             ring.release()
         bounds = [ring.producer() for ring in reversed(self.rings)]
-        records: list[Record] = []
+        found: list[list[bytes]] = []
         self.backlog = False
         for index, (ring, bound) in enumerate(zip(self.rings, reversed(bounds), strict=True)):
             # Never cut the process ring short: later records of the others may need what is in it.
             raw = self._read(ring, bound, BATCH if index else 1 << 30)
             self.backlog |= bool(index) and len(raw) == BATCH
-            for data in raw:
-                try:
-                    records.append(decode(data, index))
-                except RecordError as error:
-                    self.malformed[error.reason] += 1
-        records.sort(key=_BY_TIME)
-        return records
+            found.append(raw)
+        return found
 
     def _read(self, ring: Ring, bound: int, limit: int) -> list[bytes]:
         try:

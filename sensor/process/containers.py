@@ -119,6 +119,11 @@ class Places:
                 self._paths.clear()
             self._paths[identifier] = path
 
+    @property
+    def full(self) -> bool:
+        """Whether the next path to be learned makes all others forgotten."""
+        return len(self._paths) >= CAPACITY
+
     def path(self, identifier: int, otherwise: str) -> str:
         """The path of a cgroup by its id, or *otherwise*."""
         return self._paths.get(identifier, otherwise)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from sensor.boottime import BootClock
-from sensor.process.model import Process, nest
+from sensor.process.model import Facts, Process, nest
 from sensor.process.users import Users
 
 # Longer chains are supervisors all the way up; rules look at the nearest few.
@@ -14,7 +15,7 @@ ANCESTORS_MAX = 16
 
 _COMM = 15  # bytes of a task's name that the kernel keeps
 
-_PARENT_FACTS = ("executable", "name", "script", "command_line")
+PARENT_FACTS = ("executable", "name", "script", "command_line")
 
 #: Executable and task name of a process, each empty where it is not known.
 Ancestor = tuple[str, str]
@@ -45,19 +46,13 @@ class Fragments:
         leader = self._leader(process)
         if leader:
             made["session_leader"] = leader
-        up = ancestors(process)
-        executables = [executable for executable, _ in up if executable]
-        if executables:
-            made["ancestors"] = executables
-        names = [name for _, name in up]
-        if any(names):
-            made["ancestor_names"] = names
+        made.update(ancestor_keys(ancestors(process)))
         return made
 
     def _parent(self, parent: Process) -> dict[str, Any]:
         view: dict[str, Any] = {"pid": parent.pid, "entity_id": parent.entity_id,
                                 "start": self.clock.text(parent.start_ns)}
-        for key in _PARENT_FACTS:
+        for key in PARENT_FACTS:
             if key in parent.facts:
                 view[key] = parent.facts[key]
         if parent.uid >= 0:
@@ -83,11 +78,21 @@ def ancestors(process: Process) -> list[Ancestor]:
     for _step in range(ANCESTORS_MAX):
         if above is None:
             break
-        facts = above.facts
-        found.append((facts.get("executable", ""), _task_name(facts.get("script") or facts.get("name", ""))))
+        found.append(ancestor(above.facts))
         last, above = above, above.parent
     found.extend(last.lineage)
     return found[:ANCESTORS_MAX]
+
+
+def ancestor(facts: Facts) -> Ancestor:
+    """What is told of a process above another one."""
+    return facts.get("executable", ""), _task_name(facts.get("script") or facts.get("name", ""))
+
+
+def ancestor_keys(up: Sequence[Ancestor]) -> dict[str, list[str]]:
+    """The keys below ``process`` that tell of ancestors; those without any content are left out."""
+    executables, names = [executable for executable, _ in up if executable], [name for _, name in up]
+    return {**({"ancestors": executables} if executables else {}), **({"ancestor_names": names} if any(names) else {})}
 
 
 @lru_cache(4096)

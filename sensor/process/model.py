@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from sensor import paths
 from sensor.kernel.decode import Record
@@ -39,6 +40,9 @@ def _plan(event: Event) -> tuple[tuple[str, str, Callable[[Any], Any] | None], .
 
 #: (field, key below "process", conversion): what of these events describes the process from then on.
 _PLANS = {event.name: _plan(event) for event in (EXEC, BY_NAME["credentials_change"])}
+#: Every key of documents that is a fact.
+FACT_KEYS = tuple(f"{_PREFIX}{key}" for key in dict.fromkeys((
+    *(key for plan in _PLANS.values() for _, key, _ in plan), "executable", "name", "script", "command_line")))
 
 
 class Process:
@@ -130,6 +134,36 @@ class TableCounters:
     def lookups(self) -> dict[str, int]:
         """Look-ups by result."""
         return {"hit": self.hits, "miss": self.misses, "created": self.created}
+
+
+class Processes(Protocol):
+    """What documents and metrics need of a process table, whichever it is."""
+
+    boot_id: str
+    capacity: int
+
+    @property
+    def counters(self) -> TableCounters:
+        """What happened since start."""
+
+    def __len__(self) -> int: ...
+
+    def current(self, pid: int) -> Process | None:
+        """The process that has *pid* now, or had it last."""
+
+    def fragment(self, process: Process) -> dict[str, Any]:
+        """The ``process`` part of documents."""
+
+    def seed(self, found: Iterable[Found]) -> None:
+        """Take in processes that ran before the first event."""
+
+
+def entity_id(boot_id: str, pid: int, start_ns: int) -> str:
+    """The name of a process, for ever."""
+    # By the tick, not the nanosecond: /proc knows no more, and a process must keep its id when its
+    # exact start is learned and when the sensor is started anew. A pid can't come round in 10 ms.
+    text = f"{boot_id}:{pid}:{start_ns // TICK_NS}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
 def plain_facts(event: str, values: Mapping[str, Any]) -> Facts:

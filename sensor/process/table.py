@@ -7,7 +7,6 @@ names and the table does not know is made from the event, with what the event sa
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -22,6 +21,7 @@ from sensor.process.model import (
     Process,
     TableCounters,
     by_name,
+    entity_id,
     plain_facts,
     program_facts,
 )
@@ -170,7 +170,7 @@ class ProcessTable:
     def _insert(self, pid: int, start_ns: int) -> Process:
         if len(self._by_key) >= self.capacity:
             self._make_room()
-        process = Process(pid, start_ns, self._entity_id(pid, start_ns))
+        process = Process(pid, start_ns, entity_id(self.boot_id, pid, start_ns))
         self._by_key[pid, start_ns] = process
         former = self._by_pid.get(pid)
         if former is None or former.start_ns < start_ns:
@@ -192,12 +192,6 @@ class ProcessTable:
         self.counters.adopted += 1
         self._touch(process)
         return process
-
-    def _entity_id(self, pid: int, start_ns: int) -> str:
-        # By the tick, not the nanosecond: /proc knows no more, and a process must keep its id when its
-        # exact start is learned and when the sensor is started anew. A pid can't come round in 10 ms.
-        text = f"{self.boot_id}:{pid}:{start_ns // TICK_NS}"
-        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
     # The four events that change processes -------------------------------------------------------
 

@@ -168,6 +168,8 @@ class Not:
 
 Predicate = Text | Wildcard | Regex | Number | Network | TimePart | Bits | Elapsed | FieldMatch | Present
 Condition = And | Or | Not | Predicate
+#: Those that look at two fields.
+PAIRED = (FieldMatch, Elapsed)
 
 TRUE = And(())
 FALSE = Or(())
@@ -230,7 +232,7 @@ def fields(condition: Condition) -> tuple[str, ...]:
     found: set[str] = set()
     for predicate in predicates(condition):
         found.add(predicate.field)
-        if isinstance(predicate, (FieldMatch, Elapsed)):
+        if isinstance(predicate, PAIRED):
             found.add(predicate.other)
     return tuple(sorted(found))
 

@@ -60,6 +60,11 @@ class Correlator:
         self._now = 0
         self._unnamed = 0  # events without an id
 
+    @property
+    def patient(self) -> bool:
+        """Whether some correlation waits for time to pass: then events that no rule matches tell it the time."""
+        return bool(self._patient)
+
     def __len__(self) -> int:
         """Groups remembered."""
         return sum(len(state.groups) for state in self._states.values())

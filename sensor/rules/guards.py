@@ -15,6 +15,7 @@ from sensor.rules.condition import (
     Condition,
     Not,
     Or,
+    Predicate,
     Regex,
     Relation,
     Text,
@@ -41,11 +42,16 @@ def guarded(condition: Condition) -> Condition:
         return any_of(*map(guarded, condition.items))
     if isinstance(condition, Not):
         return negate(guarded(condition.item))
-    if isinstance(condition, Wildcard):
-        return all_of(*_wildcard_guards(condition), condition)
-    if isinstance(condition, Regex):
-        return all_of(*_regex_guards(condition), condition)
+    if isinstance(condition, (Wildcard, Regex)):
+        return all_of(*guards_of(condition), condition)
     return condition
+
+
+def guards_of(predicate: Predicate) -> list[Condition]:
+    """What must be true of a text besides for the predicate to be; nothing where that is not known."""
+    if isinstance(predicate, Wildcard):
+        return _wildcard_guards(predicate)
+    return _regex_guards(predicate) if isinstance(predicate, Regex) else []
 
 
 def _wildcard_guards(predicate: Wildcard) -> list[Condition]:

@@ -41,6 +41,10 @@ class Matcher:
         """Keys that the rules for an event look at; ``*`` if they look everywhere."""
         return self._fields.get(action, frozenset())
 
+    def routed(self, action: str) -> list[tuple[Rule, Condition]]:
+        """The rules for one event, each with what must be true of it."""
+        return [(rule, routed(rule, action)) for rule in self.rules if action in rule.events]
+
     def match(self, document: Mapping[str, Any]) -> Sequence[Rule]:
         """The rules that match, in the order in which they were loaded.
 

@@ -16,7 +16,9 @@ from typing import Any
 
 from sensor.rules.condition import (
     And,
+    Bits,
     Condition,
+    Elapsed,
     FieldMatch,
     Glob,
     Network,
@@ -167,7 +169,11 @@ _PREDICATES: dict[str, tuple[Any, tuple[Callable[[Any], Any], ...]]] = {
     "Regex": (Regex, (_text, _text, _text)), "Number": (Number, (_text, _ORDER, _number)),
     "Network": (Network, (_text, _text)), "TimePart": (TimePart, (_text, _UNIT, _ORDER, _number)),
     "FieldMatch": (FieldMatch, (_text, _RELATION, _text)), "Present": (Present, (_text,)),
+    "Bits": (Bits, (_text, _integer)), "Elapsed": (Elapsed, (_text, _ORDER, _number, _text)),
 }
+
+#: Names of the kinds of predicates that can be written.
+KINDS = frozenset(_PREDICATES)
 
 
 class _Reading:

@@ -11,6 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 from sensor.rules import fields
@@ -123,12 +124,21 @@ def address_of(value: Scalar) -> ipaddress.IPv4Address | ipaddress.IPv6Address |
     """The IP address that a text is, an IPv4 address mapped into IPv6 as IPv4; or None."""
     if not isinstance(value, str):
         return None
+    return _known_address(value) if len(value) <= _ADDRESS_CHARACTERS else _address_of(value)
+
+
+def _address_of(value: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         address = ipaddress.ip_address(value)
     except ValueError:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
+
+
+# A value is held against several networks in a row.
+_known_address = lru_cache(1024)(_address_of)
+_ADDRESS_CHARACTERS = 64
 
 
 def time_of(value: Scalar) -> datetime | None:

@@ -7,12 +7,13 @@ to is remembered, within bounds, because events repeat themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import ahocorasick
 
-from sensor.rules.condition import Predicate, Present, Relation, Text
+from sensor.rules.condition import Condition, Or, Predicate, Present, Relation, Text
+from sensor.rules.guards import guards_of
 from sensor.rules.values import Scalar, fold, scalars, text_of
 from sensor.rules.valuetests import value_test
 
@@ -39,13 +40,18 @@ class Scanner:
         self._capacity = capacity
         self._present = 0
         self._rest: list[tuple[int, Callable[[Scalar], bool]]] = []
+        self._guarded: list[tuple[int, list[int], Callable[[Scalar], bool]]] = []
         folded: list[tuple[int, Text]] = []
         cased: list[tuple[int, Text]] = []
+        bits = list(bits)
+        places: dict[Condition, int] = {predicate: 1 << bit for bit, predicate in bits}
         for bit, predicate in bits:
             if isinstance(predicate, Present):
                 self._present |= 1 << bit
             elif isinstance(predicate, Text):
                 (cased if predicate.cased else folded).append((1 << bit, predicate))
+            elif masks := _masks(predicate, places):
+                self._guarded.append((1 << bit, masks, value_test(predicate)))
             else:
                 self._rest.append((1 << bit, value_test(predicate)))
         self._folded = _Literals(folded) if folded else None
@@ -89,7 +95,20 @@ class Scanner:
         for bit, test in self._rest:
             if test(value):
                 found |= bit
+        for bit, masks, test in self._guarded:
+            if all(found & mask for mask in masks) and test(value):
+                found |= bit
         return found
+
+
+def _masks(predicate: Predicate, places: Mapping[Condition, int]) -> list[int]:
+    """Sets of which one predicate each must be true for this one to be, as far as they have a place."""
+    found = []
+    for guard in guards_of(predicate):
+        items = guard.items if isinstance(guard, Or) else (guard,)
+        if all(item in places for item in items):
+            found.append(sum(places[item] for item in items))
+    return found
 
 
 class _Literals:

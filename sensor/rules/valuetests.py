@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sensor.rules.condition import Elapsed, FieldMatch, Network, Predicate, Regex, Wildcard
+from sensor.rules.condition import PAIRED, Network, Predicate, Regex, Wildcard
 from sensor.rules.linear import compile_pattern, wildcard_pattern
 from sensor.rules.reference import address_of, satisfied, true_of
 from sensor.rules.values import Scalar, find, fold, scalars, text_of
@@ -32,7 +32,7 @@ def value_test(predicate: Predicate) -> Callable[[Scalar], bool]:
 
 def document_test(predicate: Predicate) -> Callable[[Document], bool]:
     """A test whether a predicate is true for a document."""
-    if isinstance(predicate, (FieldMatch, Elapsed)):
+    if isinstance(predicate, PAIRED):
         return lambda document: true_of(predicate, document)
     field, test = predicate.field, value_test(predicate)
     return lambda document: any(map(test, scalars(find(document, field))))

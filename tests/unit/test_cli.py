@@ -81,8 +81,10 @@ def test_help_imports_no_command() -> None:
 
 
 def test_version_is_the_packages() -> None:
-    """`sensor --version`."""
-    assert run("--version").stdout == f"sensor, version {__version__}\n"
+    """`sensor --version`, and whether the C extension is used."""
+    first, second = run("--version").stdout.splitlines()
+    assert first == f"sensor, version {__version__}"
+    assert second.startswith(("engine: native", "engine: pure Python ("))
 
 
 @pytest.mark.parametrize("arguments", [

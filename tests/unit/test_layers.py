@@ -19,7 +19,7 @@ LAYERS = {
     "crashes.model": 1, "crashes.lines": 1, "crashes.parse": 1, "crashes.verdict": 1,
     "rules.condition": 1, "rules.values": 1,
     "process": 2, "rules": 2, "rules.falco": 2, "document": 2,
-    "alerts": 3, "pipeline": 3,
+    "alerts": 3, "pipeline": 3, "parts": 3, "classes": 3, "speed": 3,
     "outputs": 4, "record": 4, "reading": 4, "replay": 4, "ecs_input": 4, "parquet": 4, "batches": 4, "hunting": 4,
     "report": 4,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sensor.resources import rules_dir
 from sensor.rules import content, plain
-from sensor.rules.condition import And, Or, Present, Regex
+from sensor.rules.condition import And, Or, Predicate, Present, Regex
 from sensor.rules.falco.model import FalcoRule, FalcoUnsupported
 from sensor.rules.model import Refused, RuleSet, Unsupported
 from tests.conftest import shared_data
@@ -30,6 +30,11 @@ def test_any_condition_comes_back_as_it_was(conditions: list[Any]) -> None:
     back = plain.load(plain.dump(rules))
     assert back == rules
     assert repr(back) == repr(rules)  # 1 and 1.0 are equal, and not the same
+
+
+def test_every_kind_of_predicate_can_be_written() -> None:
+    """A kind that was added to conditions alone would be refused by the cache, and by each reload."""
+    assert {kind.__name__ for kind in get_args(Predicate)} == set(plain.KINDS)
 
 
 def test_the_default_rules_come_back_as_they_were() -> None:
