@@ -66,8 +66,12 @@ static int carry_out(struct ring *r, struct io_uring_sqe request)
 		enter |= IORING_ENTER_SQ_WAKEUP;
 	must(syscall(SYS_io_uring_enter, r->fd, !r->polled, 1, enter, NULL, 0), "io_uring_enter");
 	unsigned head = *r->cq_head;
-	if (head == atomic_load_explicit((_Atomic unsigned *)r->cq_tail, memory_order_acquire))
-		die(92, "workload: no completion");
+	/* 5.10 can come back from the wait for one with none. */
+	for (int again = 0; head == atomic_load_explicit((_Atomic unsigned *)r->cq_tail, memory_order_acquire); again++) {
+		if (again == 1000)
+			die(92, "workload: no completion");
+		must(syscall(SYS_io_uring_enter, r->fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0), "io_uring_enter");
+	}
 	int result = r->cqes[head & *r->cq_mask].res;
 	atomic_store_explicit((_Atomic unsigned *)r->cq_head, head + 1, memory_order_release);
 	return result;
