@@ -12,9 +12,9 @@ from sensor.kernel import bpf
 
 @dataclass(slots=True)
 class Load:
-    """What one run of the loader brought. ``fds`` keeps everything attached."""
+    """What one run of the loader brought. ``fds``, by family, keep everything attached."""
 
-    fds: list[int] = field(default_factory=list)
+    fds: dict[str, list[int]] = field(default_factory=dict)
     seed: list[int] = field(default_factory=list)  # /proc as it was when the probes were attached
     maps: dict[str, int] = field(default_factory=dict)
     programs: list[dict[str, Any]] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Load:
         if kind == "maps":
             self.maps = dict(zip(message["names"], fds, strict=True))
         elif kind == "family":
-            self.fds += fds
+            self.keep(fds, message["name"])
             self.programs += message["programs"]
             self.failures += message["failures"]
             self.absent += message["absent"]
@@ -54,9 +54,18 @@ class Load:
                 info = bpf.program_info(fd)
                 self.program_fds[info.id], self.tags[info.tag] = fd, info.name
 
+    @property
+    def families(self) -> set[str]:
+        """Names of those of which something is attached."""
+        return {program["family"] for program in self.programs}
+
+    def keep(self, fds: list[int], family: str = "") -> None:
+        """Close these with everything else."""
+        self.fds.setdefault(family, []).extend(fds)
+
     def close(self) -> None:
         """Detach and unload everything."""
-        for fd in (*self.fds, *self.seed, *self.maps.values()):
+        for fd in (*(fd for fds in self.fds.values() for fd in fds), *self.seed, *self.maps.values()):
             with contextlib.suppress(OSError):
                 os.close(fd)
-        self.fds, self.seed, self.maps, self.program_fds, self.programs = [], [], {}, {}, []
+        self.fds, self.seed, self.maps, self.program_fds, self.programs = {}, [], {}, {}, []

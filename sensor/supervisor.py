@@ -13,12 +13,10 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import struct
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,10 +30,10 @@ from sensor.guard import PASSIVE
 from sensor.kernel import bpf
 from sensor.kernel.plan import Plan, possible_cpus
 from sensor.loaded import Load
+from sensor.loading import Loading
 from sensor.oversight import SCAN_SECONDS, Oversight
 
 ENGINE_SILENT_SECONDS = 30.0
-LOAD_SECONDS = 180.0  # for each step: a family that is loaded starts the time anew
 STOP_SECONDS = 15.0
 STATISTICS_SECONDS = 10.0
 BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -65,18 +63,20 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._engine: Any = None
         self._engine_channel: socket.socket | None = None
-        self._loader: Any = None
-        self._loader_channel: socket.socket | None = None
-        self._load = Load()
+        self._loading = Loading(self._selector, self._after, self._say, notify,
+                                lambda: oversight.loaded(self._load.tags), self._loaded)
         self._plan: Plan | None = None  # what is loaded, and of what the first engine asked for
         self._asked: tuple[tuple[str, ...], tuple[int, int]] = ((), (0, 0))
-        self._work, self._late = "", False  # the loader's directory; whether it took too long
         self._deadlines: dict[str, float] = {}  # name -> monotonic time; see _due
         self._restarts, self._started, self._ready, self._stopping = 0, 0.0, False, False
         self._status, self._serving = 0, False  # serving: this engine reads records
         self._content = Keeper(store, self._say)
-        self._generation = 0  # when the rings were made, ns CLOCK_BOOTTIME: numbers of records begin anew with them
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    @property
+    def _load(self) -> Load:
+        """What is in the kernel."""
+        return self._loading.load
 
     def run(self) -> int:
         """Serve until a signal, the duration's end or a fatal error; return the exit status."""
@@ -90,7 +90,7 @@ class Supervisor:
                 self._due()
         finally:
             self._detach()
-            self._kill(self._loader)
+            self._loading.kill()
             self._kill(self._engine)
             self._oversight.end_search()
         return self._status
@@ -120,7 +120,8 @@ class Supervisor:
         elif self._load.done and (self._oversight.standing().mode == PASSIVE) != self._passive:
             self._say("the passive switch has changed; the engine is started again")
             self._detach()
-            self._load, self._plan = Load(), None
+            self._loading.anew()
+            self._plan = None
             self._tell({"kind": "stop"})
             self._after("silent", STOP_SECONDS)
         else:
@@ -137,7 +138,7 @@ class Supervisor:
 
     def _due(self) -> None:
         now = time.monotonic()
-        actions = {"restart": self._start_engine, "silent": self._engine_silent, "load": self._load_late,
+        actions = {"restart": self._start_engine, "silent": self._engine_silent, "load": self._loading.late,
                    "duration": self.stop, "stop": self._stop_late, "statistics": self._send_statistics,
                    "guard": self._oversight.healthy, "search": self._oversight.end_search,
                    "content": self._watch_content}
@@ -196,7 +197,7 @@ class Supervisor:
             if (plan.families, plan.rings) != self._asked:
                 self._say("probe families and ring sizes change only with a restart of the service")
             self._hand_over()
-        elif self._loader is None:
+        elif not self._loading.busy:
             self._plan, self._asked = self._oversight.limit(plan), (plan.families, plan.rings)
             self._start_loader()
 
@@ -245,7 +246,7 @@ class Supervisor:
         passive = self._load.fatal
         info = {"kind": "rings", "rings": self._plan.rings, "cpus": self._plan.cpus,
                 "memory": self._plan.memory(), "restarts": self._restarts, "missing": self._load.missing,
-                "generation": self._generation, "programs": self._load.programs,
+                "generation": self._loading.generation, "programs": self._load.programs,
                 "failures": self._load.failures, "absent": self._load.absent, "passive": passive,
                 "restricted": self._oversight.restriction, "strikes": self._oversight.strikes}
         names = () if passive else ("ring_process", "ring_events", "counters")
@@ -303,71 +304,20 @@ class Supervisor:
         if standing.mode == PASSIVE:
             self._refuse(standing.reason, standing.fix, standing.lack)
             return
+        self._oversight.arm()
         try:
-            self._work = tempfile.mkdtemp(prefix="sensor-load-")
+            self._loading.start(self._plan)
         except OSError as error:
             self._refuse(f"there is no directory for the loader's files: {error}", "make room in /tmp")
-            return
-        self._oversight.arm()
-        ours, theirs = children.channel_pair()
-        self._loader = children.start("sensor.kernel.loader", theirs, [self._work])
-        theirs.close()
-        with contextlib.suppress(OSError):  # killed already: the end of its channel tells
-            ours.send(self._plan.dump())
-        self._generation = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        self._loader_channel = ours
-        self._selector.register(ours, selectors.EVENT_READ, self._from_loader)
-        self._after("load", LOAD_SECONDS)
-
-    def _from_loader(self) -> None:
-        assert self._loader_channel is not None
-        try:
-            data, fds, flags, _ = socket.recv_fds(self._loader_channel, children.SOCKET_BYTES, 253)
-        except ConnectionResetError:  # it was killed before it had read its plan
-            data, fds, flags = b"", [], 0
-        for fd in fds:
-            os.set_inheritable(fd, False)
-        if flags & socket.MSG_CTRUNC:  # half of what was attached is detached again by now
-            self._load.fds += fds
-            self._lack("too few descriptors for what the loader attached", "raise the limit of open files (ulimit -n)")
-        elif data:
-            self._take(data, fds)
-            self._after("load", LOAD_SECONDS)
-            # Before READY=1 systemd would end us at TimeoutStartSec: a slow host is no failed one.
-            self._notify(f"EXTEND_TIMEOUT_USEC={(LOAD_SECONDS + 2 * ENGINE_SILENT_SECONDS) * 1e6:.0f}")
-        if not data or self._load.done or self._load.fatal:
-            self._loaded()
-
-    def _take(self, data: bytes, fds: list[int]) -> None:
-        try:
-            self._load.take(json.loads(data), fds)
-            self._oversight.loaded(self._load.tags)
-        except OSError as error:
-            self._lack(f"the kernel does not tell about a program that it has loaded: {error}", "sensor doctor")
-
-    def _lack(self, reason: str, fix: str, lack: str = "load") -> None:
-        self._load.fatal = {"lack": lack, "reason": reason, "fix": fix}
 
     def _loaded(self) -> None:
-        assert self._loader_channel is not None
-        self._selector.unregister(self._loader_channel)
-        self._loader_channel.close()
-        self._loader_channel = None
         self._deadlines.pop("load", None)
-        if self._load.fatal is not None:  # it may be at work still
-            self._kill(self._loader)
-        shutil.rmtree(self._work, ignore_errors=True)  # a loader that was killed leaves it
         if self._stopping:
             self._detach()
             return
-        if not self._load.done and self._load.fatal is None:
-            self._unfinished()
         for failure in self._load.failures:
             self._say(f"probe {failure['program']} ({failure['target']}) failed: {failure['reason']}\n"
                       f"{failure.get('log', '')}")
-        families = {program["family"] for program in self._load.programs}
-        if self._load.fatal is None and "process" not in families:
-            self._lack("the process probes did not load", "sensor doctor")
         if self._load.fatal is not None:
             self._no_probes(self._load.fatal)
         else:
@@ -377,20 +327,9 @@ class Supervisor:
             if self._oversight.standing().mode == PASSIVE:  # switched meanwhile
                 self._reload()
 
-    def _unfinished(self) -> None:
-        """The loader ended early. After a time-out what is loaded is kept, if the process probes are among it."""
-        loaded = {program["family"] for program in self._load.programs}
-        if not self._late or "process" not in loaded:
-            self._lack("the loader ended before it was done", "sensor doctor")
-            return
-        assert self._plan is not None
-        self._load.failures += [{"event": "", "program": name, "target": "family", "reason": "not loaded in time"}
-                                for name in self._plan.families if name not in loaded]
-        self._load.done = True
-
     def _refuse(self, reason: str, fix: str, lack: str = "load") -> None:
         """Go on, or end, without probes."""
-        self._lack(reason, fix, lack)
+        self._loading.lack(reason, fix, lack)
         assert self._load.fatal is not None
         self._no_probes(self._load.fatal)
         if not self._stopping:
@@ -406,11 +345,6 @@ class Supervisor:
         else:
             self._fail(STATUS_HOST, f"{fatal['reason']}{fix}")
 
-    def _load_late(self) -> None:
-        self._say(f"loading made no progress for {LOAD_SECONDS:.0f} s and was ended")
-        self._late = True
-        self._kill(self._loader)
-
     # --- the end ------------------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -422,7 +356,7 @@ class Supervisor:
         self._content.stopped()
         self._deadlines.clear()
         self._detach()
-        self._kill(self._loader)
+        self._loading.kill()
         self._tell({"kind": "stop"})
         self._after("stop", STOP_SECONDS)
 
@@ -437,7 +371,7 @@ class Supervisor:
         self._kill(self._engine)
 
     def _detach(self) -> None:
-        self._load.close()
+        self._loading.let_go()
         self._deadlines.pop("guard", None)
         self._oversight.clear()
 
@@ -452,9 +386,7 @@ class Supervisor:
 
     def _reap(self) -> None:
         # By pid through Popen, never waitpid(-1): only our own children are ours to reap.
-        if self._loader is not None and self._loader.poll() is not None:
-            self._loader = None
-            shutil.rmtree(self._work, ignore_errors=True)
+        self._loading.reap()
         if self._oversight.searched():
             self._tell_crashes()
         if self._engine is not None:

@@ -17,7 +17,8 @@ import pytest
 from sensor import __version__
 from sensor.content.update import HOME
 from sensor.errors import HostError, UsageError
-from sensor.supervisor import ENGINE_SILENT_SECONDS, LOAD_SECONDS
+from sensor.loading import LOAD_SECONDS
+from sensor.supervisor import ENGINE_SILENT_SECONDS
 from tests.conftest import ROOT
 
 SYSTEM_PYTHON = "/usr/bin/python3"

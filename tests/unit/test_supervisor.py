@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import selectors
 import socket
 import time
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ import pytest
 
 from sensor import control
 from sensor.kernel.plan import Plan
+from sensor.loading import LOAD_SECONDS
 from sensor.oversight import Oversight
-from sensor.supervisor import LOAD_SECONDS, STATUS_HOST, STATUS_USAGE, Supervisor
+from sensor.supervisor import STATUS_HOST, STATUS_USAGE, Supervisor
 
 PLAN = Plan((4096, 4096), ("process", "syscall", "file"), 32 << 20, 2)
 
@@ -38,9 +38,11 @@ def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supe
 
 def finish(made: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of the loader's channel, as the selector tells it."""
-    monkeypatch.setattr(made, "_loader_channel", type("Channel", (), {"close": staticmethod(lambda: None)})())
-    monkeypatch.setattr(made._selector, "unregister", lambda _channel: None)
-    made._loaded()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.close()
+    made._loading._plan = PLAN
+    made._loading._attend(ours)
+    made._loading.receive()
 
 
 def family(name: str) -> dict[str, object]:
@@ -53,7 +55,7 @@ def test_a_late_load_keeps_the_families_that_are_there(
         supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A time-out on an overloaded host costs the families that were not done, not all of them."""
     supervisor._load.take(family("process"), [])
-    supervisor._load_late()
+    supervisor._loading.late()
     finish(supervisor, monkeypatch)
     assert supervisor._load.fatal is None
     assert [failure["program"] for failure in supervisor._load.failures] == ["syscall", "file"]
@@ -64,13 +66,13 @@ def test_each_family_that_is_loaded_gives_the_next_one_its_time(
         supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow host is no failed one: systemd is told to wait as well."""
     said: list[str] = []
-    monkeypatch.setattr(supervisor, "_notify", said.append)
+    monkeypatch.setattr(supervisor._loading, "_notify", said.append)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    monkeypatch.setattr(supervisor, "_loader_channel", ours)
+    supervisor._loading._attend(ours)
     with ours, theirs:
         theirs.send(json.dumps(family("process")).encode())
         supervisor._after("load", 1.0)
-        supervisor._from_loader()
+        supervisor._loading.receive()
         assert supervisor._deadlines["load"] > time.monotonic() + LOAD_SECONDS - 60
         assert [line.partition("=")[0] for line in said] == ["EXTEND_TIMEOUT_USEC"]
         assert int(said[0].partition("=")[2]) > LOAD_SECONDS * 1e6
@@ -81,7 +83,7 @@ def test_a_load_without_process_probes_ends_with_3(
         supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
     """The process table is built from them: without them nothing else makes sense."""
     supervisor._load.take(family("file"), [])
-    supervisor._late = late
+    supervisor._loading._late = late
     finish(supervisor, monkeypatch)
     assert supervisor._status == STATUS_HOST
     assert supervisor._load.programs == []
@@ -121,7 +123,7 @@ def test_descriptors_are_closed_when_the_load_is_let_go(supervisor: Supervisor) 
     """Detaching is closing: none of the descriptors survives it."""
     read, write = os.pipe()
     supervisor._load.take({"kind": "maps", "names": ["counters"]}, [read])
-    supervisor._load.fds.append(write)
+    supervisor._load.keep([write])
     supervisor._detach()
     for fd in (read, write):
         assert not Path(f"/proc/self/fd/{fd}").exists()
@@ -133,7 +135,7 @@ def test_a_loader_without_a_directory_is_refused_with_the_reason(
     def full(**_options: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sensor.supervisor.tempfile.mkdtemp", full)
+    monkeypatch.setattr("sensor.loading.tempfile.mkdtemp", full)
     supervisor._start_loader()
     assert supervisor._status == STATUS_HOST
     assert "No space left on device" in capsys.readouterr().err
@@ -147,11 +149,10 @@ def test_descriptors_that_did_not_arrive_cost_the_whole_load(
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ours, theirs:
         socket.send_fds(theirs, [b"{}"], sent)
-        supervisor._loader_channel = ours
-        supervisor._selector.register(ours, selectors.EVENT_READ)
+        supervisor._loading._attend(ours)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(sent) + 4, limit[1]))
         try:
-            supervisor._from_loader()
+            supervisor._loading.receive()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limit)
     for fd in sent:
