@@ -38,6 +38,18 @@ struct counter {
 	u64 lost;           /* row 0: of ring 1 */
 	u64 filtered;
 	u64 nested;
+	u64 throttled;
+};
+
+/* What one control group has asked for from one family; see over_budget(). */
+struct budget {
+	u64 owner;          /* control group */
+	u64 window;
+	u64 count;          /* records of the owner in this window */
+	u64 throttled;      /* records refused, ever */
+	u64 throttled_of;   /* control group that was refused last */
+	u32 family;
+	u32 throttled_family;
 };
 
 struct scratch {
@@ -51,10 +63,16 @@ struct scratch {
 
 BPF_RINGBUF_OUTPUT(ring, 1);
 BPF_ARRAY(counters, struct counter, NR_CPUS * TYPES);
-BPF_ARRAY(settings, u64, 8);                /* thread groups of the sensor itself */
-#define OWN_SUPERVISOR 0
+BPF_ARRAY(settings, u64, 8);
+#define OWN_SUPERVISOR 0    /* thread groups of the sensor itself */
 #define OWN_ENGINE 1
 #define OWN_LOADER 2
+#define SETTING_SHED 6      /* families that are switched off, a bit each: 1 << FAMILY_INDEX */
+#define SETTING_BUDGET 7    /* records of one control group and family in a window; 0: no limit */
+#define BUDGETS 1024
+#if RING_INDEX
+BPF_ARRAY(budgets, struct budget, BUDGETS);
+#endif
 BPF_PERCPU_ARRAY(scratch, struct scratch, SCRATCHES);
 
 static __always_inline struct counter *counter_of(u32 type)
@@ -71,6 +89,69 @@ static __always_inline void count_filtered(u32 type)
 	if (counter)
 		counter->filtered++;
 }
+
+/* Has the breaker switched this family off? What a tail call reaches is taken out of its table instead. */
+static __always_inline int is_shed(void)
+{
+	u32 slot = SETTING_SHED;
+	u64 *families = settings.lookup(&slot);
+
+	return families && *families & (1ULL << FAMILY_INDEX);
+}
+
+#if RING_INDEX
+#define WINDOW_SHIFT 30     /* a window is 2^30 ns */
+#define BUDGET_WAYS 2
+
+/*
+ * Whoever is first in a window owns the bucket until it is over, so that no collision lasts; where both buckets of a
+ * control group belong to others it is not limited in this window. Families count apart: a flood of files hides
+ * nothing else. The counts are of all processors; two of them that begin a window at once may lose a few.
+ */
+static __always_inline int over_budget(u64 cgroup, u64 time_ns, u32 type)
+{
+	u32 slot = SETTING_BUDGET;
+	u64 *limit = settings.lookup(&slot), window = time_ns >> WINDOW_SHIFT;
+	u64 hash = (cgroup * 8 + FAMILY_INDEX) * 0x9e3779b97f4a7c15ULL;
+	struct counter *counter;
+
+	if (!limit || !*limit)
+		return 0;
+#pragma unroll
+	for (int way = 0; way < BUDGET_WAYS; way++) {
+		u32 place = hash >> (32 + 10 * way) & (BUDGETS - 1);
+		struct budget *budget = budgets.lookup(&place);
+
+		if (!budget)
+			return 0;
+		if (budget->window != window) {
+			budget->owner = cgroup;
+			budget->family = FAMILY_INDEX;
+			budget->count = 0;
+			budget->window = window;
+		}
+		if (budget->owner != cgroup || budget->family != FAMILY_INDEX)
+			continue;
+		if (*(volatile u64 *)&budget->count >= *limit) {
+			budget->throttled_of = cgroup;
+			budget->throttled_family = FAMILY_INDEX;
+			__sync_fetch_and_add(&budget->throttled, 1);
+			counter = counter_of(type);
+			if (counter)
+				__sync_fetch_and_add(&counter->throttled, 1);
+			return 1;
+		}
+		__sync_fetch_and_add(&budget->count, 1);
+		return 0;
+	}
+	return 0;
+}
+#else
+static __always_inline int over_budget(u64 cgroup, u64 time_ns, u32 type)
+{
+	return 0;           /* process events are never throttled */
+}
+#endif
 
 static __always_inline int is_own(u32 tgid, u32 slot)
 {
@@ -188,8 +269,8 @@ static __always_inline struct scratch *claim(u32 type)
 /* Begin a record of `size` fixed bytes, all zero, header filled for the current task. */
 static __always_inline struct scratch *begin(u32 type, u32 size)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	struct scratch *s = claim(type);
+	u64 id = bpf_get_current_pid_tgid(), cgroup = bpf_get_current_cgroup_id(), time_ns = bpf_ktime_get_boot_ns();
+	struct scratch *s = over_budget(cgroup, time_ns, type) ? NULL : claim(type);
 	struct task_struct *task = (void *)bpf_get_current_task();
 	struct sensor_header *header;
 	const struct cred *cred = NULL;
@@ -218,7 +299,7 @@ static __always_inline struct scratch *begin(u32 type, u32 size)
 	header->abi = SENSOR_ABI;
 	header->type = type;
 	header->cpu = bpf_get_smp_processor_id();
-	header->time_ns = bpf_ktime_get_boot_ns();
+	header->time_ns = time_ns;
 	header->start_ns = start_of(task);
 	header->pid = id >> 32;
 	header->tid = id;
@@ -227,7 +308,7 @@ static __always_inline struct scratch *begin(u32 type, u32 size)
 	bpf_probe_read_kernel(ids, sizeof(ids), (void *)&cred->euid);
 	header->uid = ids[0];
 	header->gid = ids[1];
-	header->cgroup_id = bpf_get_current_cgroup_id();
+	header->cgroup_id = cgroup;
 	READ(nsproxy, &task->nsproxy);
 	READ(mnt_ns, &nsproxy->mnt_ns);
 	READ_INUM(inum, mnt_namespace, mnt_ns);

@@ -9,6 +9,8 @@
 int kprobe_##function(struct pt_regs *ctx)                                                         \
 {                                                                                                  \
 	u64 a = 0, b = 0, c = 0, d = 0;                                                            \
+	if (is_shed())                                                                             \
+		return 0;                                                                          \
 	READ(a, &ctx->di); READ(b, &ctx->si); READ(c, &ctx->dx); READ(d, &ctx->cx);                \
 	body(a, b, c, d);                                                                          \
 	return 0;                                                                                  \
@@ -18,12 +20,13 @@ int kprobe_##function(struct pt_regs *ctx)                                      
 #endif
 #ifdef WITH_FENTRY
 #define ON_FENTRY(function, body, arguments) \
-	KFUNC_PROBE(function, TAKE_##arguments) { body(GIVE_##arguments); return 0; }
+	KFUNC_PROBE(function, TAKE_##arguments) { if (!is_shed()) body(GIVE_##arguments); return 0; }
 #else
 #define ON_FENTRY(function, body, arguments)
 #endif
 #ifdef WITH_LSM
-#define ON_LSM(name, arguments) LSM_PROBE(name, TAKE_##arguments) { decided_##name(GIVE_##arguments); return 0; }
+#define ON_LSM(name, arguments) \
+	LSM_PROBE(name, TAKE_##arguments) { if (!is_shed()) decided_##name(GIVE_##arguments); return 0; }
 #else
 #define ON_LSM(name, arguments)
 #endif

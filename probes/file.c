@@ -188,6 +188,8 @@ int on_uring_open(struct bpf_raw_tracepoint_args *ctx)
 	u32 slot = 0;
 	u64 open_flags = 0;
 
+	if (is_shed())
+		return 0;
 	read_completion(&done, ctx);
 	if ((done.opcode != IORING_OP_OPENAT && done.opcode != IORING_OP_OPENAT2) || done.result < 0)
 		return 0;
@@ -286,7 +288,7 @@ int kprobe_uring_security_file_open(struct pt_regs *ctx)
 {
 	struct file *file = NULL;
 
-	if (!in_uring())
+	if (is_shed() || !in_uring())
 		return 0;
 	READ(file, &ctx->di);
 	record_decision(file, FLAG_IO_URING);

@@ -25,6 +25,8 @@ int on_set_state(struct bpf_raw_tracepoint_args *ctx)
 	struct endpoint remote = {};
 	u16 protocol = 0;
 
+	if (is_shed())
+		return 0;
 	if (ctx->args[1] == TCP_SYN_SENT && ctx->args[2] == TCP_ESTABLISHED)
 		attempts.delete(&key);      /* from here on the sock itself tells */
 	if (ctx->args[1] != TCP_CLOSE || ctx->args[2] != TCP_SYN_SENT)
@@ -139,6 +141,8 @@ static __always_inline int accepted(struct pt_regs *ctx, u32 marks)
 	u16 protocol = 0, family = 0;
 	struct sock *sk = NULL;
 
+	if (is_shed())
+		return 0;
 	READ(sk, &ctx->ax);     /* NULL where there was nobody to accept */
 	if (!sk)
 		return 0;
@@ -160,7 +164,7 @@ int kprobe_uring_security_socket_connect(struct pt_regs *ctx)
 {
 	void *socket = NULL, *address = NULL;
 
-	if (!in_uring())
+	if (is_shed() || !in_uring())
 		return 0;
 	READ(socket, &ctx->di);
 	READ(address, &ctx->si);
@@ -189,6 +193,8 @@ int on_uring_network(struct bpf_raw_tracepoint_args *ctx)
 	struct sock *sk;
 	u16 protocol = 0, family = 0;
 
+	if (is_shed())
+		return 0;
 	read_completion(&done, ctx);
 	if (done.opcode == IORING_OP_ACCEPT && done.result >= 0)
 		return emit_accept(done.result, FLAG_IO_URING);

@@ -231,6 +231,8 @@ int on_uring_path(struct bpf_raw_tracepoint_args *ctx)
 	struct completion done = {};
 	struct noted *note;
 
+	if (is_shed())
+		return 0;
 	read_completion(&done, ctx);
 	type = type_of(done.opcode);
 	if (!type || !request)
@@ -320,8 +322,10 @@ int emit_path(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	find_targets(request, &to, &from);
 	s = begin(request->type, sizeof(*e));
-	if (!s)
+	if (!s) {
+		forget_note(request->note);
 		return 0;
+	}
 	e = (void *)s->data;
 	__builtin_memset(s->data + sizeof(struct sensor_header), 0, sizeof(*e) - sizeof(struct sensor_header));
 	s->flags = request->flags;

@@ -10,6 +10,8 @@ int on_readline(struct pt_regs *ctx)
 {
 	u64 line = 0;
 
+	if (is_shed())
+		return 0;
 	READ(line, &ctx->ax);
 	if (!line)                  /* end of input */
 		return 0;

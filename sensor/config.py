@@ -61,7 +61,7 @@ def _key(default: Any, doc: str, *, unit: str = "", check: Check | None = None, 
 # --- checks ------------------------------------------------------------------------------------
 
 
-def _between(low: int, high: int) -> Check:
+def _between(low: float, high: float) -> Check:
     return lambda value: None if low <= value <= high else f"must be from {low} to {high}"
 
 
@@ -287,6 +287,15 @@ class Limits:
                                   check=_between(4, MAX_MEMORY_MIB))
     processes: int = _key(65536, "Processes, running and recently ended, that the process table holds.",
                           check=_between(1024, 4 << 20))
+    kernel_cpu: float = _key(1.0, "What all probes together may take of each processor, mean of 30 s. Above it probe "
+                             "families are switched off, one by one (docs/safety.md has the order), process events "
+                             "never; they come back by themselves. 0: no limit.", unit="%", check=_between(0, 100))
+    program_ns: int = _key(1000, "Longest mean run time of one probe program that takes a tenth of "
+                           "`limits.kernel_cpu` or more, likewise. 0: no limit.", unit="ns",
+                           check=_between(0, 100_000_000))
+    cgroup_events: int = _key(20_000, "Events a second that one control group may cause in one probe family (files; "
+                              "names of files; network; privileges). What is more is dropped in the kernel, counted "
+                              "and told; process events never. 0: no limit.", check=_between(0, 10_000_000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,6 +412,10 @@ def _value(hint: Any, node: Node, name: str, path: str) -> Any:
         if node.quoted or not re.fullmatch(r"-?[0-9]{1,18}", node.value):
             raise ContentError(path, node.line, f"{name} must be a whole number, not {shown(node.value)}")
         return int(node.value)
+    if hint is float:
+        if node.quoted or not re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]{1,9})?", node.value):
+            raise ContentError(path, node.line, f"{name} must be a number, not {shown(node.value)}")
+        return float(node.value)
     return node.value
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from sensor.errors import UsageError
 
@@ -22,7 +22,7 @@ NAME_BYTES = 32  # struct watch_name
 PATTERN_BYTES = 256
 
 _BEAT = struct.Struct("<4sQ")
-_PLAN = struct.Struct(f"<4sIIIIII{MAX_EVENTS}s")
+_PLAN = struct.Struct(f"<4sIIIIIIIII{MAX_EVENTS}s")
 _VERDICT = struct.Struct("<4sI32s")
 _NAME = struct.Struct(f"<I{NAME_BYTES}s")
 PLAN_BYTES = _PLAN.size + MAX_WATCH * (_NAME.size + PATTERN_BYTES)
@@ -35,6 +35,19 @@ VERDICTS = ("", "load", "fault", "evaluation_time", "alert_rate", "loss")
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the probes may cost; 0: no bound. Each at most BOUND_MAX."""
+
+    kernel_ppm: int = 0  # run time of all programs, in millionths of the time of all processors
+    program_ns: int = 0  # mean run time of one program
+    cgroup_events: int = 0  # records a second of one control group and probe family
+
+
+BOUND_MAX = 100_000_000
+UNBOUNDED = Bounds()
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What the engine wants loaded. Ring sizes and memory limit in bytes."""
 
@@ -44,6 +57,7 @@ class Request:
     names: tuple[tuple[bytes, int], ...] = ()  # watched names, WATCH_LEAF or WATCH_PARENT
     patterns: tuple[str, ...] = ()  # absolute globs, whose inodes are watched too
     hooks: tuple[tuple[int, str], ...] = ()  # event id, one of HOOK_KINDS
+    bounds: Bounds = UNBOUNDED
 
     def pack(self) -> bytes:
         """Encode in PLAN_BYTES bytes."""
@@ -54,7 +68,7 @@ class Request:
         for event, kind in self.hooks:
             kinds[event] = HOOK_KINDS.index(kind)
         parts = [_PLAN.pack(MAGIC_PLAN, *self.rings, self.memory_limit, bits, len(self.names), len(self.patterns),
-                            bytes(kinds))]
+                            *astuple(self.bounds), bytes(kinds))]
         parts += [_NAME.pack(kind, name[:NAME_BYTES - 1]) for name, kind in self.names]
         parts.append(b"\0" * (MAX_WATCH - len(self.names)) * _NAME.size)
         for pattern in self.patterns:
@@ -69,8 +83,9 @@ def parse_request(data: bytes) -> Request:
     """Decode and check a plan. Raises UsageError where anything is out of bounds."""
     if len(data) != PLAN_BYTES or data[:4] != MAGIC_PLAN:
         raise UsageError("malformed plan")
-    _, first, second, limit, bits, names, patterns, kinds = _PLAN.unpack_from(data)
-    if bits >> len(FAMILY_BITS) or names > MAX_WATCH or patterns > MAX_WATCH or max(kinds) >= len(HOOK_KINDS):
+    _, first, second, limit, bits, names, patterns, *bounds, kinds = _PLAN.unpack_from(data)
+    if (bits >> len(FAMILY_BITS) or names > MAX_WATCH or patterns > MAX_WATCH or max(kinds) >= len(HOOK_KINDS)
+            or max(bounds) > BOUND_MAX):
         raise UsageError("plan out of bounds")
     families = tuple(name for index, name in enumerate(FAMILY_BITS) if bits >> index & 1)
     entries = []
@@ -87,7 +102,7 @@ def parse_request(data: bytes) -> Request:
         raise UsageError("plan with a relative pattern")
     return Request((first, second), limit, families, tuple(entries),
                    tuple(text.decode("utf-8", "surrogateescape") for text in texts),
-                   tuple((event, HOOK_KINDS[kind]) for event, kind in enumerate(kinds) if kind))
+                   tuple((event, HOOK_KINDS[kind]) for event, kind in enumerate(kinds) if kind), Bounds(*bounds))
 
 
 def watch_entries(leaves: Sequence[str], parents: Sequence[str]) -> tuple[tuple[bytes, int], ...]:

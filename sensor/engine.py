@@ -31,6 +31,7 @@ from sensor.http import MetricsServer, serve
 from sensor.kernel.hooks import families_for
 from sensor.kernel.ring import Ring
 from sensor.kernel.stream import KernelCounters, Stream
+from sensor.kernel.throttles import Throttles
 from sensor.live import Live, Outputs, totals
 from sensor.metrics import Histogram, Metrics
 from sensor.options import METRICS_OFF
@@ -203,7 +204,9 @@ class Engine:
         patterns = tuple(pattern.text for pattern in self._watch.patterns)
         hooks = tuple((BY_NAME[event].id, kind) for event, kind in self._settings.hooks.items())
         return control.Request((limits.process_ring_kib << 10, limits.ring_kib << 10), limits.kernel_memory_mib << 20,
-                               tuple(name for name in control.FAMILY_BITS if name in families), names, patterns, hooks)
+                               tuple(name for name in control.FAMILY_BITS if name in families), names, patterns, hooks,
+                               control.Bounds(round(limits.kernel_cpu * 10_000), limits.program_ns,
+                                              limits.cgroup_events))
 
     def _reload(self) -> None:
         """Begin to read the rules anew. What comes of it is taken over by :meth:`_step`."""
@@ -339,7 +342,9 @@ class Engine:
         elif message["kind"] == "content":
             self._content.take(message["selection"], fds)
         elif message["kind"] == "statistics":
-            self._facts.statistics = message["programs"]
+            self._statistics(message)
+        elif message["kind"] == "drill" and self._live is not None:
+            self._live.rehearse_loss(message["count"])
         elif message["kind"] == "crashes":
             self._crashes(message["search"], fds)
 
@@ -349,7 +354,7 @@ class Engine:
         if outputs.output is None and outputs.recorder is None:
             outputs.open(self._settings.output.spec, None)
         outputs.all_events = self._every()
-        for fd in fds[3:]:  # the processes that were born between our own look at /proc and the probes
+        for fd in fds[4:]:  # the processes that were born between our own look at /proc and the probes
             with open(fd, encoding="ascii") as file:
                 file.seek(0)
                 self._table.seed(_found(item) for item in json.load(file))
@@ -364,7 +369,7 @@ class Engine:
             return
         rings = [Ring(fd, size) for fd, size in zip(fds, info["rings"], strict=False)]
         self._live = Live(pipeline, Stream(rings), KernelCounters(fds[2], info["cpus"]), outputs, boot_ns,
-                          self._observe, self._sample)
+                          self._observe, self._sample, Throttles(fds[3]), self._say)
         state = "engine_restart" if info["restarts"] else "start"
         self._live.state(state, f"{len(info['programs'])} hooks attached, {self._rule_count()} rules")
         if info["restricted"]:
@@ -372,6 +377,12 @@ class Engine:
         for failure in info["failures"]:
             self._live.state("probe_failed", f"{failure['program']} ({failure['target']}): {failure['reason']}"[:500])
         self._channel.send(control.ready())
+
+    def _statistics(self, message: dict[str, Any]) -> None:
+        self._facts.statistics, self._facts.breaker = message["programs"], message
+        if self._live is not None:
+            for step in message["steps"]:
+                self._live.breaker(step)
 
     def _crashes(self, search: str, fds: list[int]) -> None:
         """Count the crashes of this host, and tell those that this search has found."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sensor.document import Document
 from sensor.kernel.stream import KernelCounters, Stream
+from sensor.kernel.throttles import Throttles
 from sensor.outputs import Output, open_output
-from sensor.pipeline import Notice, Pipeline
+from sensor.pipeline import STAGE_DRILL, Notice, Pipeline
 from sensor.record import Recorder, open_recorder
 
 #: How long a loss may go untold after the kernel has counted it.
@@ -73,6 +74,8 @@ class Live:
     clock: Callable[[], int]
     observe: Callable[[int, int], None] = lambda _type, _ns: None  # event id, ns from hook to verdict
     sampled: Callable[[Document], None] = lambda _document: None  # gets an event of each batch that rules looked at
+    throttles: Throttles | None = None
+    say: Callable[[str], None] = lambda _message: None  # for people
     counts: dict[str, dict[str, int]] = field(default_factory=dict)  # the kernel's, as of the last second
     _base: int = 0  # records lost before this engine began
 
@@ -110,6 +113,7 @@ class Live:
         untold = self._lost() - self._base - gaps - self.pipeline.sequences.missing()
         if untold > 0 and not waiting:
             self._tell([self.pipeline.loss(untold, now_ns=self.clock())])
+        self._throttled()
         for each in self.outputs.each():
             each.flush()
 
@@ -123,6 +127,28 @@ class Live:
         self.second()
         for each in self.outputs.each():
             each.close()
+
+    def _throttled(self) -> None:
+        """Tell which control groups the kernel has begun, or ceased, to throttle."""
+        now = self.clock()
+        for change in self.throttles.look(now) if self.throttles is not None else ():
+            table = self.pipeline.table
+            path = table.cgroup_path(change.cgroup) if table is not None else ""
+            name = path or f"id {change.cgroup}"
+            dropped = f"; {change.count} were dropped" if change.action == "ended" else ""
+            self.say(f"throttling of {change.family} events of control group {name} {change.action}{dropped}")
+            self._tell([self.pipeline.throttle((change.action, change.cgroup, path, change.family, change.count),
+                                               now_ns=now)])
+
+    def breaker(self, step: Mapping[str, Any]) -> None:
+        """Report a step of the breaker, as the supervisor has written it."""
+        values = tuple(step[name] for name in ("action", "family", "reason", "measured", "limit", "sentence"))
+        self._tell([self.pipeline.breaker(values, now_ns=self.clock())])
+
+    def rehearse_loss(self, count: int) -> None:
+        """Drill: tell of lost records that never were, in a stage of their own, so that no account is wrong."""
+        self.say(f"drill: a loss of {count} records is told, and none was")
+        self._tell([self.pipeline.loss(count, now_ns=self.clock(), stage=STAGE_DRILL)])
 
     def state(self, state: str, detail: str) -> None:
         """Report a change of the sensor itself."""

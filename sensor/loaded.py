@@ -19,6 +19,7 @@ class Load:
     maps: dict[str, int] = field(default_factory=dict)
     programs: list[dict[str, Any]] = field(default_factory=list)
     program_fds: dict[int, int] = field(default_factory=dict)  # program id -> descriptor
+    program_names: dict[int, str] = field(default_factory=dict)  # program id -> what the kernel calls it
     tags: dict[str, str] = field(default_factory=dict)  # tag -> name, of every program
     failures: list[dict[str, Any]] = field(default_factory=list)
     absent: list[dict[str, Any]] = field(default_factory=list)
@@ -53,6 +54,7 @@ class Load:
             if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:bpf-prog":
                 info = bpf.program_info(fd)
                 self.program_fds[info.id], self.tags[info.tag] = fd, info.name
+                self.program_names[info.id] = info.name
 
     @property
     def families(self) -> set[str]:
@@ -69,3 +71,4 @@ class Load:
             with contextlib.suppress(OSError):
                 os.close(fd)
         self.fds, self.seed, self.maps, self.program_fds, self.programs = {}, [], {}, {}, []
+        self.program_names = {}

@@ -28,6 +28,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from sensor.breaker import ACTIONS
 from sensor.content.state import REASONS
 from sensor.crashes.verdict import ATTRIBUTED
 from sensor.kernel.preflight import LACKS
@@ -107,6 +108,7 @@ _LOSSES = (
     *((name, "kernel_ringbuf", "full") for name in KERNEL_TYPES),
     *(("all", "decode", reason) for reason in DECODE_REASONS),
     *(("all", "output", reason) for reason in OUTPUT_REASONS),
+    ("all", "drill", "drill"),
 )
 
 
@@ -126,6 +128,11 @@ class Snapshot:
     events_filtered: Samples = _row("counter", _FLOW, "Events dropped on purpose, in the kernel or after it.",
                                     "type where", tuple((name, where) for name in KERNEL_TYPES
                                                         for where in ("kernel", "user")))
+    throttled: Samples = _row("counter", _FLOW, "Events that the kernel dropped because their control group had caused "
+                              "more than `limits.cgroup_events`. They are neither emitted nor lost.", "type",
+                              KERNEL_TYPES)
+    throttled_cgroups: float | None = _row("gauge", _FLOW, "Control groups that are throttled now, one for each probe "
+                                           "family.")
     event_sequence_gaps: Samples = _row("counter", _FLOW, "Gaps in the numbers that records carry.", "cpu")
     event_latency_seconds: Mapping[str, Histogram] = _row(
         "histogram", _FLOW, "From the hook in the kernel to the rules' verdict.", "type")
@@ -136,9 +143,18 @@ class Snapshot:
 
     bpf_program_info: Samples = _row("gauge", _KERNEL, "1 for each program in the kernel.",
                                      "program tag attach source")
-    bpf_program_run_seconds: Samples = _row("counter", _KERNEL, "Time that a program ran, where "
-                                            "kernel.bpf_stats_enabled is on.", "program")
+    bpf_program_run_seconds: Samples = _row("counter", _KERNEL, "Time that a program ran while the kernel measured "
+                                            "it: the breaker's samples, a fifth of the time; all of it where "
+                                            "kernel.bpf_stats_enabled is on. What a tail call reaches counts for the "
+                                            "program that it began with.", "program")
     bpf_program_runs: Samples = _row("counter", _KERNEL, "Times that a program ran, as above.", "program")
+    kernel_cpu_ratio: float | None = _row("gauge", _KERNEL, "Part of the time of all processors that all programs "
+                                          "took, mean of 30 s: what `limits.kernel_cpu` bounds. Absent where the "
+                                          "kernel does not measure.")
+    breaker_shed: Samples = _row("gauge", _KERNEL, "1 for a probe family that the breaker has switched off. Anything "
+                                 "but 0 deserves an alarm.", "family")
+    breaker_steps: Samples = _row("counter", _KERNEL, "Steps of the breaker, drills too: shed, restored; exhausted, "
+                                  "where what costs can't be switched off.", "action", ACTIONS)
     bpf_program_missed: Samples = _row("counter", _KERNEL, "Times that a program should have run and did not.",
                                        "program reason")
     probe_attached: Samples = _row("gauge", _KERNEL, "1 while the probe is attached, 0 where it should be.", "probe")

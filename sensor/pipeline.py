@@ -23,12 +23,15 @@ from sensor.watch import WatchList
 
 #: Where a loss happened: values of ``sensor.loss.stage``.
 STAGE_RING = "kernel_ringbuf"
+STAGE_DRILL = "drill"  # nothing was lost
 
 _OPEN = BY_NAME["file_open"].id
 _LOSS = BY_NAME["sensor_loss"].id
 _STATE = BY_NAME["sensor_state"].id
 _CONTENT = BY_NAME["sensor_content"].id
 _RULE_DISABLED = BY_NAME["sensor_rule_disabled"].id
+_BREAKER = BY_NAME["sensor_breaker"].id
+_THROTTLE = BY_NAME["sensor_throttle"].id
 _CRASH = BY_NAME["sensor_crash"].id
 _PATH_INDEX = next(index for index, item in enumerate(BY_NAME["file_open"].fields) if item.name == "path")
 # An open with one of these is reported for more than its name. A cut path can't be held against a
@@ -226,6 +229,14 @@ class Pipeline:
     def rule_disabled(self, rule: str, name: str, reason: str, measured: int, limit: int, *, now_ns: int) -> Notice:
         """The document (and alerts) of a rule that was over its budget; see the event table for the values."""
         return self._own(_RULE_DISABLED, (rule, name, reason, measured, limit), now_ns)
+
+    def breaker(self, values: tuple[Any, ...], *, now_ns: int) -> Notice:
+        """The document (and alerts) of a step of the breaker; *values* as in the event table."""
+        return self._own(_BREAKER, values, now_ns)
+
+    def throttle(self, values: tuple[Any, ...], *, now_ns: int) -> Notice:
+        """The document (and alerts) of a control group that is, or was, throttled; *values* as in the event table."""
+        return self._own(_THROTTLE, values, now_ns)
 
     def crash(self, values: tuple[str, ...], *, now_ns: int) -> Notice:
         """The document (and alerts) of a crash of the host; *values* in the order of the event table."""

@@ -314,6 +314,25 @@ EVENTS: tuple[Event, ...] = (
         _f(Kind.TEXT, "reason", "sensor.rule.reason", "cpu_time or alerts: of which it took too much.", cap=32),
         _f(Kind.U64, "measured", "sensor.rule.measured", "What it took within the last minute: ms, or alerts."),
         _f(Kind.U64, "limit", "sensor.rule.limit", "What it may take, in the same unit."))),
+    Event(121, "sensor_breaker", "user", "The probes cost more than they may: a family was switched off, or on again.",
+          "host", "change", ("sensor_breaker",), (
+        _f(Kind.TEXT, "action", "sensor.breaker.action", "shed, restored, or exhausted: what costs can't be switched "
+           "off.", cap=16),
+        _f(Kind.TEXT, "family", "sensor.breaker.family", "Probe family: file, path, network, privilege, shell.",
+           cap=16),
+        _f(Kind.TEXT, "reason", "sensor.breaker.reason", "kernel_cpu, program_ns, or drill: nothing was wrong.",
+           cap=16),
+        _f(Kind.U64, "measured", "sensor.breaker.measured", "Millionths of the time of all processors; ns per run for "
+           "program_ns."),
+        _f(Kind.U64, "limit", "sensor.breaker.limit", "What it may be, in the same unit."),
+        _f(Kind.TEXT, "sentence", "message", "One sentence.", cap=1024))),
+    Event(122, "sensor_throttle", "user", "A control group caused more events than it may: the kernel drops what is "
+          "more, or has stopped to.", "host", "change", ("sensor_throttle",), (
+        _f(Kind.TEXT, "action", "sensor.throttle.action", "began or ended.", cap=16),
+        _f(Kind.U64, "cgroup", "sensor.throttle.cgroup.id", "Id of the control group."),
+        _f(Kind.TEXT, "path", "sensor.throttle.cgroup.path", "Its path, where it is known.", cap=1024),
+        _f(Kind.TEXT, "family", "sensor.throttle.family", "Probe family whose events are dropped.", cap=16),
+        _f(Kind.U64, "count", "sensor.throttle.count", "Events dropped since it began."))),
     Event(110, "sensor_content", "user", "A content release was staged, promoted, taken back, or has expired.", "host",
           "change", ("sensor_content",), (
         _f(Kind.U64, "version", "sensor.content.version", "Version of the release; 0 for rules that are none."),

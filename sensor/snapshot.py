@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sensor import __version__
+from sensor.breaker import ORDER
 from sensor.content.keeper import LEVELS
 from sensor.content.running import Selection
 from sensor.crashes.database import Found, counts
 from sensor.kernel.hooks import RINGS
 from sensor.live import Live
 from sensor.metrics import RELOADS, Histogram, Snapshot, output_samples
+from sensor.pipeline import STAGE_DRILL
 from sensor.rules.meter import REASONS as METER_REASONS
 from sensor.rules.meter import Meter
 from sensor.rules.model import RuleSet
@@ -25,6 +27,7 @@ class Facts:
 
     info: dict[str, Any] = field(default_factory=dict)  # the supervisor's message that began this run
     statistics: list[list[int]] = field(default_factory=list)  # [program id, run_ns, runs, missed]
+    breaker: dict[str, Any] = field(default_factory=dict)  # the supervisor's last message of it
     rules: RuleSet | None = None
     levels: dict[str, str] = field(default_factory=dict)  # rule id -> level
     reload_ok: bool = True
@@ -39,18 +42,19 @@ class Facts:
     content: Selection = field(default_factory=Selection)
 
 
-def mode_of(info: dict[str, Any]) -> str:
-    """full, reduced (a probe is missing, or kept back by the boot guard) or passive (none is loaded)."""
+def mode_of(info: dict[str, Any], breaker: dict[str, Any] | None = None) -> str:
+    """full, reduced (a probe is missing, kept back by the boot guard, or switched off) or passive (none is loaded)."""
     if not info or info.get("passive"):
         return "passive"
-    return "reduced" if info.get("failures") or info.get("restricted") else "full"
+    shed = breaker is not None and breaker.get("shed")
+    return "reduced" if info.get("failures") or info.get("restricted") or shed else "full"
 
 
 def take(live: Live | None, facts: Facts) -> Snapshot:
     """The state of everything, now."""
     snapshot = Snapshot(build={"version": __version__, "python": platform.python_version(),
                                "kernel": platform.release(), "commit": ""})
-    current = mode_of(facts.info)
+    current = mode_of(facts.info, facts.breaker)
     snapshot.mode = {name: float(name == current) for name in ("full", "reduced", "passive")}
     passive = facts.info.get("passive")
     snapshot.passive_reason = {passive["lack"]: 1.0} if passive else {}
@@ -111,7 +115,16 @@ def _programs(snapshot: Snapshot, facts: Facts) -> None:
     snapshot.bpf_program_run_seconds = {names[row[0]]: row[1] / 1e9 for row in runs}
     snapshot.bpf_program_runs = {names[row[0]]: float(row[2]) for row in runs}
     snapshot.bpf_program_missed = {(names[row[0]], "recursion"): float(row[3]) for row in runs}
+    _breaker(snapshot, facts.breaker, {program["family"] for program in programs})
     snapshot.bpf_memory_bytes = float(facts.info.get("memory", 0))
+
+
+def _breaker(snapshot: Snapshot, told: dict[str, Any], families: set[str]) -> None:
+    shed = told.get("shed", ())
+    snapshot.breaker_shed = {name: float(name in shed) for name in ORDER if name in families}
+    snapshot.breaker_steps = dict(told.get("counts", {}))
+    if told and not told["lack"]:
+        snapshot.kernel_cpu_ratio = told["ppm"] / 1e6
 
 
 def _flow(snapshot: Snapshot, live: Live, facts: Facts) -> None:
@@ -128,7 +141,11 @@ def _flow(snapshot: Snapshot, live: Live, facts: Facts) -> None:
     for each in live.outputs.each():
         for reason, number in dict(each.counts.errors).items():
             lost["all", "output", reason] = lost.get(("all", "output", reason), 0) + number
+    if drilled := counters.lost.get(STAGE_DRILL):
+        lost["all", STAGE_DRILL, STAGE_DRILL] = drilled
     snapshot.events_lost = lost
+    snapshot.throttled = {name: row["throttled"] for name, row in kernel.items()}
+    snapshot.throttled_cgroups = float(live.throttles.throttled) if live.throttles is not None else None
     snapshot.events_filtered = {
         **{(name, "kernel"): row["filtered"] for name, row in kernel.items()},
         **{(name, "user"): number for name, number in dict(counters.filtered).items()}}

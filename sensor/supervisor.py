@@ -9,7 +9,6 @@ Standard library only. Must stay readable in one sitting.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import selectors
@@ -25,6 +24,7 @@ from typing import Any
 from sensor import children, control
 from sensor.content.keeper import POLL_SECONDS, Keeper
 from sensor.errors import UsageError
+from sensor.governor import Governor
 from sensor.guard import HEALTHY_SECONDS as GUARD_SECONDS
 from sensor.guard import PASSIVE
 from sensor.kernel import bpf
@@ -35,7 +35,6 @@ from sensor.oversight import SCAN_SECONDS, Oversight
 
 ENGINE_SILENT_SECONDS = 30.0
 STOP_SECONDS = 15.0
-STATISTICS_SECONDS = 10.0
 BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
 HEALTHY_SECONDS = 600.0  # after which the back-off begins anew
 STATUS_USAGE, STATUS_HOST = 2, 3
@@ -65,6 +64,7 @@ class Supervisor:
         self._engine_channel: socket.socket | None = None
         self._loading = Loading(self._selector, self._after, self._say, notify,
                                 lambda: oversight.loaded(self._load.tags), self._loaded)
+        self._governor = Governor(self._say)
         self._plan: Plan | None = None  # what is loaded, and of what the first engine asked for
         self._asked: tuple[tuple[str, ...], tuple[int, int]] = ((), (0, 0))
         self._deadlines: dict[str, float] = {}  # name -> monotonic time; see _due
@@ -249,7 +249,7 @@ class Supervisor:
                 "generation": self._loading.generation, "programs": self._load.programs,
                 "failures": self._load.failures, "absent": self._load.absent, "passive": passive,
                 "restricted": self._oversight.restriction, "strikes": self._oversight.strikes}
-        names = () if passive else ("ring_process", "ring_events", "counters")
+        names = () if passive else ("ring_process", "ring_events", "counters", "budgets")
         try:
             for slot, pid in enumerate(() if passive else (os.getpid(), self._engine.pid)):
                 bpf.map_update(self._load.maps["settings"], struct.pack("<I", slot), struct.pack("<Q", pid))
@@ -261,6 +261,8 @@ class Supervisor:
         for fd in self._load.seed:
             os.close(fd)
         self._load.seed = []
+        if not passive:
+            self._governor.begin(self._load, self._plan.bounds, self._plan.cpus)
         self._after("statistics", 0.0)
 
     def _engine_silent(self) -> None:
@@ -371,18 +373,15 @@ class Supervisor:
         self._kill(self._engine)
 
     def _detach(self) -> None:
+        self._governor.end()
         self._loading.let_go()
         self._deadlines.pop("guard", None)
         self._oversight.clear()
 
     def _send_statistics(self) -> None:
-        rows = []
-        for fd in self._load.program_fds.values():
-            with contextlib.suppress(OSError):
-                info = bpf.program_info(fd)
-                rows.append([info.id, info.run_ns, info.runs, info.missed])
-        self._tell({"kind": "statistics", "programs": rows})
-        self._after("statistics", STATISTICS_SECONDS)
+        self._after("statistics", self._governor.round())
+        if not self._governor.sampling:
+            self._tell(self._governor.report(heard=self._serving and self._engine_channel is not None))
 
     def _reap(self) -> None:
         # By pid through Popen, never waitpid(-1): only our own children are ours to reap.

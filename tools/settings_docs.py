@@ -76,7 +76,9 @@ def _type(hint: Any, item: Any) -> str:
         return "list"
     if origin is Mapping:
         return "mapping"
-    return f"number, {item.metadata['unit']}" if item.metadata["unit"] else {int: "number", str: "text"}[hint]
+    if hint is str:
+        return "text"
+    return f"number, {item.metadata['unit']}" if item.metadata["unit"] else "number"
 
 
 def _shown(value: Any) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 0, 1, 2, 3
 PROG_LOAD, PROG_GET_NEXT_ID, PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID, OBJ_GET_INFO = 5, 11, 13, 14, 15
-RAW_TRACEPOINT_OPEN, LINK_CREATE = 17, 28
+RAW_TRACEPOINT_OPEN, LINK_CREATE, ENABLE_STATS = 17, 28, 32
 HASH, ARRAY, PROG_ARRAY, RINGBUF = 1, 2, 3, 27
 MMAPABLE = 1 << 10
 _PERF_EVENT = 41  # attach type of a link on a perf event
@@ -76,6 +76,11 @@ def tracing_open(program: int) -> int:
 def link_create(program: int, target: int, attach_type: int = _PERF_EVENT) -> int:
     """Link a program to a perf event (or another target); return the link's descriptor."""
     return _call(LINK_CREATE, struct.pack("<IIII", program, target, attach_type, 0))[0]
+
+
+def enable_stats() -> int:
+    """Have the kernel measure every program's run time as long as the descriptor is open (since 5.8, root)."""
+    return _call(ENABLE_STATS, struct.pack("<I", 0))[0]
 
 
 class Refusal(OSError):

@@ -14,7 +14,7 @@ from typing import Any
 
 from sensor.errors import HostError
 from sensor.kernel.compiled import Compiled, Table, relocated
-from sensor.kernel.hooks import DECIDING, Family, scratches
+from sensor.kernel.hooks import DECIDING, FAMILIES, Family, scratches
 
 _QUIET = ("-Wno-macro-redefined", "-Wno-duplicate-decl-specifier", "-Wno-unused-value")
 
@@ -47,6 +47,7 @@ def source(family: Family, probes: Path) -> str:
 def flags(family: Family, cpus: int, decisions: Collection[str]) -> list[str]:
     """What the compiler is told of a family and this kernel, but for directories."""
     return [f"-DNR_CPUS={cpus}", f"-DSCRATCHES={scratches(cpus)}", f"-DRING_INDEX={family.ring}",
+            f"-DFAMILY_INDEX={FAMILIES.index(family)}",
             f"-DRING_OFFSET_MASK={family.mask}", f"-DRING_SLACK={family.slack}",
             f"-DLINUX_VERSION_CODE={kernel_version_code()}", *_QUIET,
             *(f"-DWITH_{kind.upper()}" for kind in sorted(decisions))]

@@ -250,6 +250,16 @@ ROUTER = "route"
 SYSCALL_SLOTS = 512
 
 
+def slots(hook: Hook) -> list[tuple[str, int]]:
+    """(program array, slot) of what the dispatcher or a tail call reaches."""
+    if hook.kind == "tail":
+        return [("native", int(hook.target))]
+    if hook.kind != "syscall":
+        return []
+    pairs = zip(("native", "compat"), syscall_numbers(hook), strict=True)
+    return [(table, number) for table, number in pairs if number]
+
+
 def syscall_numbers(hook: Hook) -> tuple[int, int]:
     """The 64-bit and the 32-bit number of a syscall hook; 0 where the table has none."""
     native, _, compat = hook.target.partition("/")

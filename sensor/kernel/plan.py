@@ -7,17 +7,21 @@ Standard library only.
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import asdict, dataclass
 
-from sensor.control import Request
+from sensor.control import UNBOUNDED, Bounds, Request
 from sensor.errors import UsageError
 from sensor.kernel import bpf
 from sensor.kernel.hooks import FAMILIES, SYSCALL_SLOTS, scratches
 from sensor.schema import BY_ID
 
-COUNTER_BYTES = 32  # struct counter in probes/common.h
+COUNTER_BYTES = 40  # struct counter in probes/common.h
 SCRATCH_HEAD = 24  # struct scratch in probes/common.h, before its data
 TYPES = 64  # rows of counters per processor
+BUDGETS, BUDGET_BYTES = 1024, 48  # struct budget
+WINDOW_NS = 1 << 30  # WINDOW_SHIFT
+SETTING_SHED, SETTING_BUDGET = 6, 7  # places in the map of settings
 WATCH_ENTRIES = 1024
 MEMORY_CAP = 64 << 20
 _RING_MIN, _RING_MAX = 4096, 32 << 20
@@ -34,12 +38,14 @@ class Plan:
     names: tuple[tuple[str, int], ...] = ()  # watched names (surrogateescape) and WATCH_* bits
     patterns: tuple[str, ...] = ()
     hooks: tuple[tuple[int, str], ...] = ()  # event id and the only kind of hook to use, or "off"
+    bounds: Bounds = UNBOUNDED
 
     @classmethod
     def of(cls, request: Request, cpus: int) -> Plan:
         """The plan that the engine asks for. Raises UsageError as :meth:`check` does."""
         names = tuple((name.decode("utf-8", "surrogateescape"), kind) for name, kind in request.names)
-        plan = cls(request.rings, request.families, request.memory_limit, cpus, names, request.patterns, request.hooks)
+        plan = cls(request.rings, request.families, request.memory_limit, cpus, names, request.patterns, request.hooks,
+                   request.bounds)
         plan.check()
         return plan
 
@@ -68,7 +74,7 @@ class Plan:
                       for family in FAMILIES if family.name in self.families)
         hashes = WATCH_ENTRIES * (32 + 4 + 64) + WATCH_ENTRIES * (16 + 4 + 64) + 4096 * (8 + 40 + 64)
         contacts = 4096 * 40  # of probes/datagram.c
-        arrays = self.cpus * TYPES * COUNTER_BYTES + contacts + 3 * SYSCALL_SLOTS * 8
+        arrays = self.cpus * TYPES * COUNTER_BYTES + contacts + 3 * SYSCALL_SLOTS * 8 + BUDGETS * BUDGET_BYTES
         return sum(self.rings) + scratch + hashes + arrays
 
     def dump(self) -> bytes:
@@ -81,7 +87,7 @@ class Plan:
         raw = json.loads(data)
         return cls((raw["rings"][0], raw["rings"][1]), tuple(raw["families"]), raw["memory_limit"], raw["cpus"],
                    tuple((name, kind) for name, kind in raw["names"]), tuple(raw["patterns"]),
-                   tuple((event, kind) for event, kind in raw["hooks"]))
+                   tuple((event, kind) for event, kind in raw["hooks"]), Bounds(**raw["bounds"]))
 
 
 def possible_cpus(text: str) -> int:
@@ -91,13 +97,13 @@ def possible_cpus(text: str) -> int:
 
 #: Shared maps in the order in which their descriptors travel.
 SHARED = ("ring_process", "ring_events", "counters", "settings", "any", "native", "compat", "watch_names",
-          "watch_inodes")
+          "watch_inodes", "budgets")
 
 
 def create_shared(plan: Plan) -> dict[str, int]:
     """Make the shared maps; name -> descriptor."""
     array, programs = bpf.ARRAY, bpf.PROG_ARRAY
-    return {
+    made = {
         "ring_process": bpf.map_create(bpf.RINGBUF, 0, 0, plan.rings[0], name="sensor_process"),
         "ring_events": bpf.map_create(bpf.RINGBUF, 0, 0, plan.rings[1], name="sensor_events"),
         "counters": bpf.map_create(array, 4, COUNTER_BYTES, plan.cpus * TYPES, bpf.MMAPABLE, "sensor_counters"),
@@ -107,4 +113,8 @@ def create_shared(plan: Plan) -> dict[str, int]:
         "compat": bpf.map_create(programs, 4, 4, SYSCALL_SLOTS, name="sensor_compat"),
         "watch_names": bpf.map_create(bpf.HASH, 32, 4, WATCH_ENTRIES, name="sensor_names"),
         "watch_inodes": bpf.map_create(bpf.HASH, 16, 4, WATCH_ENTRIES, name="sensor_inodes"),
+        "budgets": bpf.map_create(array, 4, BUDGET_BYTES, BUDGETS, bpf.MMAPABLE, "sensor_budgets"),
     }
+    budget = plan.bounds.cgroup_events * WINDOW_NS // 1_000_000_000
+    bpf.map_update(made["settings"], struct.pack("<I", SETTING_BUDGET), struct.pack("<Q", budget))
+    return made

@@ -71,7 +71,7 @@ class KernelCounters:
         self._cpus = cpus
 
     def read(self) -> dict[str, dict[str, int]]:
-        """Event name -> {"emitted", "lost", "filtered", "nested"}. Lost is part of emitted."""
+        """Event name -> {"emitted", "lost", "filtered", "nested", "throttled"}. Lost is part of emitted."""
         words, result = self._words, {}
         stride = COUNTER_BYTES // 8
         for number, name in _KERNEL_EVENTS:
@@ -79,7 +79,8 @@ class KernelCounters:
             result[name] = {"emitted": sum(words[row] for row in rows),
                             "lost": sum(words[row + 1] for row in rows),
                             "filtered": sum(words[row + 2] for row in rows),
-                            "nested": sum(words[row + 3] for row in rows)}
+                            "nested": sum(words[row + 3] for row in rows),
+                            "throttled": sum(words[row + 4] for row in rows)}
         return result
 
     def close(self) -> None:

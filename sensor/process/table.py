@@ -77,6 +77,10 @@ class ProcessTable:
         """All processes known, ended ones included."""
         return iter(self._by_key.values())
 
+    def cgroup_path(self, identifier: int) -> str:
+        """Path of a control group by its id; "" where no process of it is known."""
+        return self._places.path(identifier, "")
+
     # Reading -------------------------------------------------------------------------------------
 
     def current(self, pid: int) -> Process | None:

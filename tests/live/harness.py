@@ -214,6 +214,14 @@ def ask(port: int, path: str, pause: float = 0) -> tuple[int, str]:
         connection.close()
 
 
+def unbounded(settings: str) -> str:
+    """Settings without the bounds that a flood, or an emulated processor, is meant to reach; unless they name one."""
+    off = "".join(f"  {key}: 0\n" for key in ("kernel_cpu", "program_ns", "cgroup_events") if f"{key}:" not in settings)
+    if "limits:\n" in settings:
+        return settings.replace("limits:\n", f"limits:\n{off}", 1)
+    return f"{settings}\nlimits:\n{off}"
+
+
 class Sensor:
     """One `sensor run`, relocated into *directory*. A context manager: entering waits until it is ready."""
 
@@ -231,7 +239,7 @@ class Sensor:
         self.output = Path(output or directory / "events.jsonl")
         self.port = free_port()
         config = directory / "sensor.yaml"
-        config.write_text(settings)
+        config.write_text(unbounded(settings))
         self.arguments = [
             *command(
                 "run",

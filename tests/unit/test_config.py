@@ -64,7 +64,8 @@ watch:
 probes: {families: [process, shell]}
 hooks: {network_connect: kprobe, mount: off}
 engine: {tick_ms: 25}
-limits: {ring_kib: 64, process_ring_kib: 32, kernel_memory_mib: 4, processes: 2048}
+limits: {ring_kib: 64, process_ring_kib: 32, kernel_memory_mib: 4, processes: 2048, kernel_cpu: 0.25, program_ns: 0,
+  cgroup_events: 500}
 """
     got = to_mapping(loads(text))
     default = to_mapping(Settings())
@@ -75,6 +76,7 @@ limits: {ring_kib: 64, process_ring_kib: 32, kernel_memory_mib: 4, processes: 20
             assert mine[key] != usual[key], name
     assert got["hooks"] == {"network_connect": "kprobe", "mount": "off"}
     assert got["limits"]["ring_kib"] == 64
+    assert got["limits"]["kernel_cpu"] == 0.25
     assert got["watch"]["paths"] == ["/srv/*/secret"]
     assert loads(text).rules.placeholders == {"admins": ("ann", "bob")}
 
@@ -91,6 +93,9 @@ limits: {ring_kib: 64, process_ring_kib: 32, kernel_memory_mib: 4, processes: 20
     ("engine:\n  tick_ms: 0\n", 2, ["from 1 to 1000"]),
     ("engine:\n  tick_ms: [1]\n", 2, ["one value"]),
     ("engine: 3\n", 1, ["engine must be a mapping"]),
+    ("limits:\n  kernel_cpu: 1e1\n", 2, ["limits.kernel_cpu must be a number, not '1e1'"]),
+    ("limits:\n  kernel_cpu: .5\n", 2, ["must be a number"]),
+    ("limits:\n  kernel_cpu: 100.5\n", 2, ["from 0 to 100"]),
     ("- engine\n", 1, ["the file must be a mapping"]),
     ("events: some\n", 1, ["one of alerts, all, not 'some'"]),
     ("events:\n", 1, ["has no value"]),

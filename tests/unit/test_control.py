@@ -11,7 +11,7 @@ from sensor.errors import UsageError
 
 REQUEST = control.Request((1 << 20, 8 << 20), 32 << 20, ("process", "syscall", "file"),
                           ((b"shadow", 1), (b".ssh", 2)), ("/etc/shadow", "/home/*/.ssh/*"),
-                          ((10, "syscall"), (24, "off")))
+                          ((10, "syscall"), (24, "off")), control.Bounds(2_500, 900, 20_000))
 
 
 def test_a_plan_reads_back_as_it_was_written() -> None:
@@ -41,6 +41,7 @@ def test_a_damaged_plan_is_refused_or_within_bounds(damage: list[tuple[int, int]
     assert len(request.names) <= control.MAX_WATCH and len(request.patterns) <= control.MAX_WATCH
     assert all(0 < len(name) <= control.NAME_BYTES for name, _ in request.names)
     assert all(pattern.startswith("/") for pattern in request.patterns)
+    assert max(request.bounds.kernel_ppm, request.bounds.program_ns, request.bounds.cgroup_events) <= control.BOUND_MAX
 
 
 def test_too_many_names_are_said_to_be_too_many() -> None:

@@ -50,6 +50,7 @@ def full(rules: int = 40) -> Snapshot:
         bpf_program_run_seconds={f"p{n}": 0.5 for n in range(40)}, bpf_program_runs={f"p{n}": 9 for n in range(40)},
         bpf_program_missed={(f"p{n}", "recursion"): 0 for n in range(40)},
         probe_attached={f"p{n}": 1 for n in range(40)}, probe_attach_failures={("p0", "ENOENT"): 1},
+        kernel_cpu_ratio=0.002, breaker_shed={"file": 1}, throttled_cgroups=1,
         bpf_memory_bytes=9e6, rule_matches={(f"rule-{n}", "high"): 1 for n in range(rules)},
         rule_evaluations={f"rule-{n}": 1 for n in range(rules)},
         rule_eval_seconds={f"rule-{n}": 0.1 for n in range(rules)},
