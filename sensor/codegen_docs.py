@@ -41,7 +41,9 @@ library.
 | Does the count add up? | `sum(sensor_events_emitted_total) - sum(sensor_events_lost_total{stage="kernel_ringbuf"})` \
 against `sum(sensor_events_received_total)` |
 | How late is a verdict? | `histogram_quantile(0.99, sum by (le) (rate(sensor_event_latency_seconds_bucket[5m])))` |
-| What do the probes cost? | `sum(rate(sensor_bpf_program_run_seconds_total[5m]))` (with kernel.bpf_stats_enabled) |
+| What do the probes cost? | `sensor_kernel_cpu_ratio` |
+| Has the breaker switched something off? | `sum(sensor_breaker_shed) > 0` |
+| Is a control group flooding? | `sum by (type) (rate(sensor_throttled_total[5m])) > 0` |
 | What does the engine cost? | `rate(process_cpu_seconds_total[5m])` |
 | Is a probe missing? | `sensor_probe_attached == 0` |
 | Which rules cost most? | `topk(5, sum by (rule) (rate(sensor_rule_eval_seconds_total[1h])))` |

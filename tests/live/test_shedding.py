@@ -66,7 +66,7 @@ def loaded() -> Iterator[SimpleNamespace]:
 
 
 def seen(counters: KernelCounters, family: str) -> bool:
-    """Whether what makes an event of this family makes one now. Others may do the same meanwhile, so it is done often."""
+    """Whether what makes an event of this family makes one now; often, for others may do the same meanwhile."""
     act, event = ACTS[family]
     before = counters.read()[event]["emitted"]
     for _ in range(200):

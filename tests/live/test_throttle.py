@@ -1,0 +1,107 @@
+"""One control group floods: the kernel drops what is over its budget, counts it exactly, and nobody else notices.
+
+SENSOR_FLOOD sets the number of opens, 1,000,000 at most.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from tests.live import cgroups
+from tests.live.harness import Sensor, Workloads, action, finish, get, of_kind
+from tests.live.host import status_of, wait_until
+
+FLOOD = min(int(os.environ.get("SENSOR_FLOOD", "300000")), 1_000_000)
+BUDGET = 1000  # a second
+EXECS, OPENS = 100, 500
+GROWTH_KIB = 32 << 10
+INSIDE = b"/inside/flooded-"
+
+
+def _memory(pid: int) -> int:
+    return int(status_of(pid)["VmRSS"].split()[0])
+
+
+def _identity(emitted: float, received: float, lost: float) -> bool:
+    return emitted == received + lost
+
+
+@pytest.fixture(scope="module")
+def flooded(workloads: Workloads, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """After a flood in a control group of its own, while others open files and execute."""
+    place = tmp_path_factory.mktemp("throttle").resolve()
+    for name in ("inside", "outside"):
+        (place / name).mkdir()
+    settings = f"limits:\n  cgroup_events: {BUDGET}\n"
+    with (cgroups.group("sensor-flood") as group,
+          Sensor(tmp_path_factory.mktemp("throttled"), settings=settings, only_count=INSIDE) as sensor):
+        flood, number = workloads.program("flood"), group.stat().st_ino
+        sensor.settle()
+        engine = sensor.engine()
+        before = _memory(engine)
+        inside = subprocess.Popen(cgroups.inside(group, flood, place / "inside", FLOOD, 2), stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE)
+        began = sensor.wait_for(lambda d: action(d) == "sensor-throttle", 0, 60, "the throttle's beginning")
+        subprocess.run(cgroups.inside(group, "mkdir", place / "made-meanwhile"), check=True)
+        others = workloads.run("flood", place / "outside", OPENS, 1, EXECS)
+        truth = finish(inside, 600)
+        ended = sensor.wait_for(lambda d: get(d, "sensor.throttle.action") == "ended", 0, 60, "the throttle's end")
+        sensor.settle(len(sensor.documents()))
+        yield SimpleNamespace(sensor=sensor, truth=truth, others=others, began=began, ended=ended, group=number,
+                              grown=_memory(engine) - before, name=group.name)
+
+
+def test_every_event_of_the_flood_is_seen_or_counted_as_throttled(flooded: SimpleNamespace) -> None:
+    """The workload's own count, exactly; what was throttled is neither emitted nor lost."""
+    sensor = flooded.sensor
+    assert flooded.truth["opens"] == FLOOD
+    wait_until(lambda: _identity(*sensor.flow()), 10, "emitted = received + lost", 0.25)
+    throttled, lost = sensor.total("sensor_throttled_total"), sensor.flow(type="file_open")[2]
+    assert throttled == sensor.total("sensor_throttled_total", type="file_open") > 0
+    assert sensor.counted + throttled + lost == FLOOD
+    assert throttled > FLOOD // 2
+
+
+def test_what_comes_through_is_the_budget(flooded: SimpleNamespace) -> None:
+    """In the windows that the flood has touched, each with a little for two processors that begin one at once."""
+    windows = flooded.truth["microseconds"] / 1e6 / 1.073741824 + 2
+    assert BUDGET <= flooded.sensor.counted <= windows * BUDGET * 1.1
+
+
+def test_everybody_else_is_seen_whole(flooded: SimpleNamespace) -> None:
+    """100 of 100 executions and all opens outside of the control group, while it flooded."""
+    documents, pids = flooded.sensor.documents(), flooded.others["execs"]
+    assert len({*pids}) == EXECS
+    for wanted in ("process-exec", "process-exit"):
+        assert [get(d, "process.pid") for d in of_kind(documents, wanted) if get(d, "process.pid") in pids] == pids
+    opened = [d for d in of_kind(documents, "file-open") if "/outside/flooded-" in get(d, "file.path", "")]
+    assert len(opened) == OPENS
+
+
+def test_beginning_and_end_are_told_once_with_the_control_group_and_the_count(flooded: SimpleNamespace) -> None:
+    """By event and by log line."""
+    told = [d for d in flooded.sensor.documents() if action(d) == "sensor-throttle"]
+    assert [get(d, "sensor.throttle.action") for d in told] == ["began", "ended"]
+    for document in told:
+        assert get(document, "sensor.throttle.cgroup.id") == flooded.group
+        assert get(document, "sensor.throttle.family") == "file"
+        assert flooded.name in get(document, "sensor.throttle.cgroup.path", flooded.name)
+    assert get(told[1], "sensor.throttle.count") == flooded.sensor.total("sensor_throttled_total")
+    assert flooded.sensor.stderr().count("throttling of file events of control group") == 2
+
+
+def test_the_engine_has_not_grown(flooded: SimpleNamespace) -> None:
+    """Buckets and what is kept of them are bounded."""
+    assert flooded.grown < GROWTH_KIB
+
+
+def test_a_flood_of_opens_hides_no_other_family_of_the_same_control_group(flooded: SimpleNamespace) -> None:
+    """Each has a budget of its own: what was made in the control group while it was throttled is seen."""
+    made = [d for d in of_kind(flooded.sensor.documents(), "file-mkdir")
+            if get(d, "file.path", "").endswith("/made-meanwhile")]
+    assert len(made) == 1
