@@ -125,6 +125,11 @@ def beat(events: int) -> bytes:
     return _BEAT.pack(MAGIC_BEAT, events)
 
 
+def events_of(data: bytes) -> int:
+    """What a beat says."""
+    return int(_BEAT.unpack(data)[1])
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What the engine thinks of a content release, named by its id. ``reason`` is one of VERDICTS."""

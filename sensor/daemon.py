@@ -9,6 +9,7 @@ import sys
 from sensor import activation, killswitch
 from sensor.arguments import Arguments
 from sensor.content.state import default_store
+from sensor.controlsocket import runtime_home
 from sensor.errors import HostError
 from sensor.kernel import preflight
 from sensor.notify import Notifier
@@ -48,7 +49,7 @@ def run(options: RunOptions) -> int:
     # Rules of the command line are what the operator wants to see now, and nothing else.
     store = None if options.rules or options.record is not None else default_store()
     return Supervisor([arguments.dump()], options.duration, sockets, notifier.send, oversight, stay=stay,
-                      once=options.record is not None, store=store).run()
+                      once=options.record is not None, store=store, runtime=runtime_home()).run()
 
 
 def _say(message: str) -> None:

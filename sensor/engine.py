@@ -343,13 +343,16 @@ class Engine:
             self._content.take(message["selection"], fds)
         elif message["kind"] == "statistics":
             self._statistics(message)
-        elif message["kind"] == "drill" and self._live is not None:
+        elif message["kind"] == "loss_drill" and self._live is not None:
             self._live.rehearse_loss(message["count"])
         elif message["kind"] == "crashes":
             self._crashes(message["search"], fds)
+        elif message["kind"] == "drill":
+            self._drilled(message)
 
     def _begin(self, info: dict[str, Any], fds: list[int]) -> None:
         self._facts.info = info
+        self._facts.drills = {(drill, result): float(number) for drill, result, number in info["drills"]}
         outputs = self._opened.outputs
         if outputs.output is None and outputs.recorder is None:
             outputs.open(self._settings.output.spec, None)
@@ -394,6 +397,12 @@ class Engine:
                 self._opened.outputs.tell([self._pipeline.crash(told(crash), now_ns=boot_ns())])
         for each in self._opened.outputs.each():
             each.flush()
+
+    def _drilled(self, message: dict[str, Any]) -> None:
+        """Count a drill and tell of it; without probes too."""
+        self._facts.drills = {(drill, result): float(number) for drill, result, number in message["counts"]}
+        if self._pipeline is not None:
+            self._opened.outputs.tell([self._pipeline.state("drill", message["detail"], now_ns=boot_ns())])
 
     def _observe(self, kind: int, latency_ns: int) -> None:
         name = BY_ID[kind].name

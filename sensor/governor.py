@@ -18,6 +18,7 @@ from typing import Any
 
 from sensor.breaker import ACTIONS, Breaker, Ran, Sample, Step
 from sensor.control import Bounds
+from sensor.errors import HostError, UsageError
 from sensor.kernel import bpf
 from sensor.loaded import Load
 from sensor.shedding import Shedding
@@ -25,7 +26,8 @@ from sensor.shedding import Shedding
 ROUND_SECONDS, SAMPLE_SECONDS = 5.0, 1.0
 _SHORTEST_SECONDS = 0.2  # of a sample; what was cut short says too little
 _UNTOLD = 64  # steps kept for an engine that is away
-_DRILL_SECONDS = (5.0, 600.0)
+DRILL_SECONDS = 30.0
+_DRILL_BOUNDS = (5.0, 600.0)
 _SYSCTL = Path("/proc/sys/kernel/bpf_stats_enabled")
 
 _Row = list[int]  # program id, run time in ns, runs, runs missed by recursion
@@ -112,24 +114,21 @@ class Governor:
 
     # --- drills -------------------------------------------------------------------------------
 
-    def rehearse(self, seconds: float) -> str:
-        """Drill: switch the next family off for so many seconds. What was done, or why nothing was.
+    def rehearse(self, seconds: float = DRILL_SECONDS) -> str:
+        """Drill: switch the next family off for so many seconds; what was done. SensorError where nothing was.
 
         It is told as a drill by event, metric and log line, and undone by itself.
         """
-        low, high = _DRILL_SECONDS
+        low, high = _DRILL_BOUNDS
         if not low <= seconds <= high:
-            return f"a drill takes from {low:.0f} to {high:.0f} s"
+            raise UsageError(f"a drill takes from {low:.0f} to {high:.0f} s")
         if self._breaker is None:
-            return "no probes are attached"
+            raise HostError("no probes are attached", "sensor status")
         steps = self._breaker.rehearse(self._clock(), seconds)
+        if not steps:
+            raise HostError("no family is left to switch off, or a drill is under way", "try again in a minute")
         self._carry_out(steps)
-        return steps[0].sentence if steps else "no family is left to switch off, or a drill is under way"
-
-    @staticmethod
-    def rehearse_loss(count: int = 1) -> dict[str, Any]:
-        """Drill: the message that has the engine tell of *count* lost records that never were, as a drill."""
-        return {"kind": "drill", "what": "loss", "count": max(1, min(count, 1_000_000))}
+        return steps[0].sentence
 
     # --- inside -------------------------------------------------------------------------------
 

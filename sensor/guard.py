@@ -132,6 +132,14 @@ def disarm(state: State, armed: Armed) -> State:
                                       if (each.pid, each.boot_id) != (armed.pid, armed.boot_id)))
 
 
+def reset(state: State, boot_id: str) -> State:
+    """Forget the boots that ended badly. What is armed in this boot may be a sensor at work, and stays."""
+    if state == State():
+        return state
+    return replace(state, strikes=0, trial=False, history=(),
+                   armed=tuple(each for each in state.armed if each.boot_id == boot_id))
+
+
 def remember(state: State, programs: Mapping[str, str], version: str, now: float) -> State:
     """Keep the tags of programs (tag -> name), the newest of all times."""
     known = {**state.programs, **{tag: {"name": name, "version": version, "time": now}

@@ -30,6 +30,8 @@ from prometheus_client.registry import Collector
 
 from sensor.breaker import ACTIONS
 from sensor.content.state import REASONS
+from sensor.controlsocket import DRILLS
+from sensor.controlsocket import RESULTS as DRILL_RESULTS
 from sensor.crashes.verdict import ATTRIBUTED
 from sensor.kernel.preflight import LACKS
 from sensor.outputs.counts import REASONS as OUTPUT_REASONS
@@ -227,6 +229,9 @@ class Snapshot:
         "gauge", _STATE, "When the last of them was, seconds since the epoch.")
     boot_guard_strikes: float | None = _row("gauge", _STATE, "Boots with probes that ended badly: 1 leaves process "
                                             "events, 2 none, until `sensor guard reset` or a new version.")
+    drills: Samples = _row("counter", _STATE, "Rehearsals (`sensor drill`) that were run, by how they ended. What they "
+                           "show is no alarm.", "drill result", tuple((drill, result) for drill in DRILLS
+                                                                        for result in DRILL_RESULTS))
     engine_restarts: float | None = _row("counter", _STATE, "Times that the engine was started again.")
 
     output_events: Samples = _row("counter", _OUTPUTS, "Events and alerts written.", "output")

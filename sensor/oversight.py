@@ -50,7 +50,7 @@ class Oversight:
     def __init__(self, directory: Path, say: Callable[[str], None], *, boot: str, root: Path = Path("/"),
                  clock: Callable[[], float] = time.time) -> None:
         self._store, self._say, self._boot, self._root, self._clock = guard.Store(directory), say, boot, root, clock
-        self._directory = directory
+        self.directory = directory
         self._state = guard.State()
         self._armed: guard.Armed | None = None
         self._mode = guard.FULL  # of what is loaded
@@ -65,7 +65,7 @@ class Oversight:
         if self._state.strikes:
             self._say(f"boot guard: {self._state.reason or 'after a bad end everything is tried again'}")
         try:
-            killswitch.announce(self._directory, self._boot)
+            killswitch.announce(self.directory, self._boot)
         except OSError as error:
             self._trouble(error)
 
@@ -76,7 +76,7 @@ class Oversight:
 
     def standing(self) -> Standing:
         """What may be loaded now."""
-        since = killswitch.passive_since(self._directory)
+        since = killswitch.passive_since(self.directory)
         if since is not None:
             return Standing(guard.PASSIVE, "switched to passive by `sensor passive on`", "sudo sensor passive off",
                             "operator")
@@ -107,6 +107,12 @@ class Oversight:
     def strikes(self) -> int:
         """Of the boot guard."""
         return self._state.strikes
+
+    def facts(self) -> dict[str, Any]:
+        """Of the boot guard, for `sensor status`."""
+        return {"mode": self._state.mode, "reason": self._state.reason, "strikes": self._state.strikes,
+                "trial": self._state.trial, "armed": self._armed is not None,
+                "passive_since": killswitch.passive_since(self.directory)}
 
     # --- around a load ------------------------------------------------------------------------
 
@@ -153,7 +159,7 @@ class Oversight:
     def _trouble(self, error: OSError) -> None:
         if not self._told_trouble:
             self._told_trouble = True
-            self._say(f"no boot guard: {self._directory} can't be used: {error.strerror}; make it writable for root")
+            self._say(f"no boot guard: {self.directory} can't be used: {error.strerror}; make it writable for root")
 
     # --- the search for crashes -----------------------------------------------------------------
 
@@ -165,7 +171,7 @@ class Oversight:
         ours, theirs = socket.socketpair()
         with ours, theirs:  # it has nothing to say and nobody to hear; the way of starting children has a channel
             self._scan = children.start("sensor.crashes.scan", theirs,
-                                        [str(self._directory), self._scan_started, self._boot])
+                                        [str(self.directory), self._scan_started, self._boot])
         return True
 
     def searched(self) -> bool:
@@ -178,7 +184,7 @@ class Oversight:
             return False
         self._untold = self._scan_started
         with contextlib.suppress(OSError):
-            write_whole(self._directory / SCANNED, self._boot.encode())
+            write_whole(self.directory / SCANNED, self._boot.encode())
         return True
 
     def untold(self) -> str:
@@ -189,7 +195,7 @@ class Oversight:
     def database(self) -> int | None:
         """A descriptor of the database; None where there is none yet."""
         with contextlib.suppress(OSError):
-            return os.open(self._directory / database.NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return os.open(self.directory / database.NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         return None
 
     def end_search(self) -> None:

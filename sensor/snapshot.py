@@ -39,6 +39,7 @@ class Facts:
     cache: dict[str, int] = field(default_factory=dict)  # of compiled rules: result -> look-ups
     latency: dict[str, Histogram] = field(default_factory=dict)
     crashes: list[Found] = field(default_factory=list)  # of this host, oldest first
+    drills: dict[tuple[str, str], float] = field(default_factory=dict)  # (drill, result) -> how often
     content: Selection = field(default_factory=Selection)
 
 
@@ -62,6 +63,7 @@ def take(live: Live | None, facts: Facts) -> Snapshot:
     snapshot.last_crash_timestamp_seconds = max((each.time for each in facts.crashes if each.counted), default=None)
     snapshot.boot_guard_strikes = float(facts.info.get("strikes", 0))
     snapshot.engine_restarts = float(facts.info.get("restarts", 0))
+    snapshot.drills = dict(facts.drills)
     _rules(snapshot, facts)
     _content(snapshot, facts.content)
     _programs(snapshot, facts)

@@ -23,6 +23,9 @@ from typing import Any
 
 from sensor import children, control
 from sensor.content.keeper import POLL_SECONDS, Keeper
+from sensor.controlsocket import STATUS, ControlSocket, Request
+from sensor.daemonfacts import Run, facts
+from sensor.drills import Drills, boot_guard, lost
 from sensor.errors import UsageError
 from sensor.governor import Governor
 from sensor.guard import HEALTHY_SECONDS as GUARD_SECONDS
@@ -52,11 +55,12 @@ class Supervisor:
         once: An engine that fails ends the run with its status, instead of being started again.
         oversight: Says what may be loaded.
         store: Directory of content releases, or None for none.
+        runtime: Directory of the control socket, or None for none.
     """
 
     def __init__(self, arguments: list[str], duration: float | None, keep: list[int],
                  notify: Callable[[str], None], oversight: Oversight, *, stay: bool, once: bool = False,
-                 store: str | None = None) -> None:
+                 store: str | None = None, runtime: Path | None = None) -> None:
         self._arguments, self._duration, self._keep = arguments, duration, keep
         self._notify, self._oversight, self._stay, self._once = notify, oversight, stay, once
         self._selector = selectors.DefaultSelector()
@@ -72,6 +76,13 @@ class Supervisor:
         self._status, self._serving = 0, False  # serving: this engine reads records
         self._content = Keeper(store, self._say)
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._begun, self._events, self._runtime = time.monotonic(), 0, runtime
+        self._drills = Drills({
+            "guard": lambda: boot_guard(oversight),
+            "breaker": self._governor.rehearse,
+            "loss": lambda: lost(self._tell, serving=self._serving),
+        }, self._say, self._tell)
+        self._control = ControlSocket(self._selector, self._answer, self._say)
 
     @property
     def _load(self) -> Load:
@@ -82,6 +93,8 @@ class Supervisor:
         """Serve until a signal, the duration's end or a fatal error; return the exit status."""
         self._catch_signals()
         self._oversight.begin()
+        if self._runtime is not None:
+            self._control.open(self._runtime)
         self._start_engine()
         try:
             while self._engine is not None or "restart" in self._deadlines:
@@ -93,6 +106,7 @@ class Supervisor:
             self._loading.kill()
             self._kill(self._engine)
             self._oversight.end_search()
+            self._control.close()
         return self._status
 
     # --- signals and time ---------------------------------------------------------------------
@@ -161,7 +175,7 @@ class Supervisor:
         self._after("content", POLL_SECONDS)
         self._engine_channel = ours
         self._selector.register(ours, selectors.EVENT_READ, self._from_engine)
-        self._started, self._serving = time.monotonic(), False
+        self._started, self._serving, self._events = time.monotonic(), False, 0
         self._after("silent", ENGINE_SILENT_SECONDS * 2)
 
     def _from_engine(self) -> None:
@@ -180,7 +194,9 @@ class Supervisor:
             self._on_ready()
         elif kind == control.MAGIC_VERDICT:
             self._watch_content(force=self._content.verdict(data))
-        elif kind != control.MAGIC_BEAT:
+        elif kind == control.MAGIC_BEAT:
+            self._events = control.events_of(data)
+        else:
             self._say(f"a malformed request of {len(data)} bytes from the engine was dropped")
             return
         self._after("silent", ENGINE_SILENT_SECONDS)
@@ -248,7 +264,8 @@ class Supervisor:
                 "memory": self._plan.memory(), "restarts": self._restarts, "missing": self._load.missing,
                 "generation": self._loading.generation, "programs": self._load.programs,
                 "failures": self._load.failures, "absent": self._load.absent, "passive": passive,
-                "restricted": self._oversight.restriction, "strikes": self._oversight.strikes}
+                "restricted": self._oversight.restriction, "strikes": self._oversight.strikes,
+                "drills": self._drills.counts}
         names = () if passive else ("ring_process", "ring_events", "counters", "budgets")
         try:
             for slot, pid in enumerate(() if passive else (os.getpid(), self._engine.pid)):
@@ -382,6 +399,15 @@ class Supervisor:
         self._after("statistics", self._governor.round())
         if not self._governor.sampling:
             self._tell(self._governor.report(heard=self._serving and self._engine_channel is not None))
+
+    def _answer(self, request: Request) -> dict[str, Any]:
+        """To a request on the control socket."""
+        if request.kind != STATUS:
+            return self._drills.run(request)
+        memory = self._plan.memory() if self._plan is not None and self._load.maps else 0
+        run = Run(self._begun, self._engine.pid if self._engine else 0, self._started, self._restarts, self._serving,
+                  self._events, memory)
+        return facts(run, self._load, self._oversight, self._content)
 
     def _reap(self) -> None:
         # By pid through Popen, never waitpid(-1): only our own children are ours to reap.

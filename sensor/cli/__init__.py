@@ -28,9 +28,12 @@ COMMANDS: dict[str, str] = {
     "rules": "Check, test, explain, roll out and take back rules.",
     "content": "Make, sign, check and publish releases of rules.",
     "doctor": "Say what this host offers and what is missing.",
+    "status": "Show the running sensor: mode, rates, loss, cost.",
+    "top": "The same, again and again.",
     "crashes": "Show crashes of this host, and whose they are.",
     "guard": "Show or reset the boot guard.",
     "passive": "Unload all probes, or load them again.",
+    "drill": "Rehearse an alarm with the running sensor.",
     "schema": "List events and fields.",
 }
 

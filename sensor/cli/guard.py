@@ -61,8 +61,6 @@ def _plain(armed: object) -> dict[str, object]:
 @command.command(epilog=example("sudo sensor guard reset && sudo systemctl restart sensor"))
 def reset() -> int:
     """Forget the boots that ended badly: the next start loads everything."""
-    from dataclasses import replace
-
     from sensor import guard, killswitch
     from sensor.oversight import boot_id
     from sensor.switches import state_home
@@ -71,9 +69,7 @@ def reset() -> int:
     try:
         before = store.read()
         boot = boot_id()
-        store.change(lambda state: replace(
-            state, strikes=0, trial=False, history=(),
-            armed=tuple(each for each in state.armed if each.boot_id == boot)) if state != guard.State() else state)
+        store.change(lambda state: guard.reset(state, boot))
         told = killswitch.tell(store.directory, boot) if before.mode == guard.PASSIVE else None
     except OSError as error:
         raise HostError(f"{store.directory / guard.NAME} can't be changed: {error.strerror}",

@@ -91,6 +91,14 @@ class Keeper:
         if self._state.trials:
             self._change(lambda state: setattr(state, "trials", 0))
 
+    def facts(self) -> dict[str, Any]:
+        """Of what runs, for `sensor status`: ids of releases, None where it is the built-in or configured rules."""
+        state = self._state
+        running = state.running if self._allowed() and self._level == CONFIGURED else None
+        return {"level": LEVELS[self._level], "release": running, "trial": state.trial, "stage": state.label,
+                "version": state.releases.get(running or "", {}).get("version"),
+                "rollbacks": sum(state.rollbacks.values())}
+
     def _selection(self) -> tuple[str, list[int]]:
         self._since, self._proven, self._given = self._monotonic(), False, self._essence()
         state, fds = self._state, list[int]()

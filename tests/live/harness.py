@@ -168,7 +168,8 @@ def state() -> str:
 
 
 def environment() -> dict[str, str]:
-    return {"STATE_DIRECTORY": state(), **os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+    return {"STATE_DIRECTORY": state(), "RUNTIME_DIRECTORY": f"{state()}/run", **os.environ, "PYTHONPATH": str(ROOT),
+            "NO_COLOR": "1"}
 
 
 def run_command(*arguments: object, timeout: float = 60, user: int | None = None) -> subprocess.CompletedProcess[str]:
@@ -270,10 +271,14 @@ class Sensor:
                 stdout=out,
                 stderr=errors,
                 stdin=subprocess.DEVNULL,
-                env=environment(),
+                env=self.environment(),
                 cwd="/",
             )
         return self
+
+    def environment(self) -> dict[str, str]:
+        """With a control socket of its own."""
+        return {**environment(), "RUNTIME_DIRECTORY": str(self.directory / "run")}
 
     @property
     def pid(self) -> int:

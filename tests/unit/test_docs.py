@@ -53,7 +53,8 @@ def test_links_within_the_project_lead_somewhere(path):
 
 def test_readme_lists_every_command():
     """A command that exists is in the table of the README, and nothing else is."""
-    table = re.findall(r"^\| `sensor (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (`sensor [^|\\]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    table = [name for row in rows for name in re.findall(r"`sensor (\w+)", row)]
     assert sorted(table) == sorted(COMMANDS)
 
 
