@@ -103,6 +103,10 @@ class NativeTable:
         """The ``process`` part of documents."""
         return self._fragments.build(process)
 
+    def cgroup_path(self, identifier: int) -> str:
+        """Path of a control group by its id; "" where no process of it is known."""
+        return self._places.path(identifier, "")
+
     def seed(self, found: Iterable[Found]) -> None:
         """Take in processes that ran before the first event."""
         rows = []

@@ -154,6 +154,9 @@ class Processes(Protocol):
     def fragment(self, process: Process) -> dict[str, Any]:
         """The ``process`` part of documents."""
 
+    def cgroup_path(self, identifier: int) -> str:
+        """Path of a control group by its id; "" where no process of it is known."""
+
     def seed(self, found: Iterable[Found]) -> None:
         """Take in processes that ran before the first event."""
 
