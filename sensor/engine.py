@@ -337,6 +337,10 @@ class Engine:
             self._content.take(message["selection"], fds)
         elif message["kind"] == "statistics":
             self._facts.statistics = message["programs"]
+        elif message["kind"] == "health":
+            self._facts.health = message
+        elif message["kind"] == "state":
+            self._state(message["state"], message["detail"])
         elif message["kind"] == "crashes":
             self._crashes(message["search"], fds)
 
@@ -356,6 +360,7 @@ class Engine:
                             first_sequence=0 if info["restarts"] == 0 else None, correlator=self._correlator)
         self._pipeline = pipeline
         if info["passive"]:
+            self._state("passive", f"nothing is seen: {info['passive']['reason']}")
             self._channel.send(control.ready())
             return
         rings = [Ring(fd, size) for fd, size in zip(fds, info["rings"], strict=False)]
@@ -368,6 +373,13 @@ class Engine:
         for failure in info["failures"]:
             self._live.state("probe_failed", f"{failure['program']} ({failure['target']}): {failure['reason']}"[:500])
         self._channel.send(control.ready())
+
+    def _state(self, state: str, detail: str) -> None:
+        """What the supervisor tells of itself; in passive mode too."""
+        if self._pipeline is not None:
+            self._opened.outputs.tell([self._pipeline.state(state, detail[:500], now_ns=boot_ns())])
+            for each in self._opened.outputs.each():
+                each.flush()
 
     def _crashes(self, search: str, fds: list[int]) -> None:
         """Count the crashes of this host, and tell those that this search has found."""

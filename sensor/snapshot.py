@@ -37,6 +37,7 @@ class Facts:
     latency: dict[str, Histogram] = field(default_factory=dict)
     crashes: list[Found] = field(default_factory=list)  # of this host, oldest first
     content: Selection = field(default_factory=Selection)
+    health: dict[str, Any] = field(default_factory=dict)  # the supervisor's message of that kind
 
 
 def mode_of(info: dict[str, Any]) -> str:
@@ -58,6 +59,7 @@ def take(live: Live | None, facts: Facts) -> Snapshot:
     snapshot.last_crash_timestamp_seconds = max((each.time for each in facts.crashes if each.counted), default=None)
     snapshot.boot_guard_strikes = float(facts.info.get("strikes", 0))
     snapshot.engine_restarts = float(facts.info.get("restarts", 0))
+    _health(snapshot, facts.health)
     _rules(snapshot, facts)
     _content(snapshot, facts.content)
     _programs(snapshot, facts)
@@ -65,6 +67,17 @@ def take(live: Live | None, facts: Facts) -> Snapshot:
         _flow(snapshot, live, facts)
         _state(snapshot, live)
     return snapshot
+
+
+def _health(snapshot: Snapshot, told: dict[str, Any]) -> None:
+    if not told:
+        return
+    snapshot.kernel_supported = float(told["supported"])
+    snapshot.selftest_success = dict(told["tests"])
+    snapshot.selftest_timestamp_seconds = told["tested"] or None
+    snapshot.canaries = dict(told["canaries"])
+    snapshot.canary_processors = {"watched": told["watched"], "skipped": told["skipped"]}
+    snapshot.detachments = {(reason, "yes" if drill else "no"): number for reason, drill, number in told["detached"]}
 
 
 def _rules(snapshot: Snapshot, facts: Facts) -> None:

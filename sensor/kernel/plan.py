@@ -17,6 +17,7 @@ from sensor.schema import BY_ID
 
 COUNTER_BYTES = 32  # struct counter in probes/common.h
 SCRATCH_HEAD = 24  # struct scratch in probes/common.h, before its data
+GO = b"go"  # the answer to a family of the loader that asks for its turn; anything else is why not
 TYPES = 64  # rows of counters per processor
 WATCH_ENTRIES = 1024
 MEMORY_CAP = 64 << 20
@@ -34,6 +35,7 @@ class Plan:
     names: tuple[tuple[str, int], ...] = ()  # watched names (surrogateescape) and WATCH_* bits
     patterns: tuple[str, ...] = ()
     hooks: tuple[tuple[int, str], ...] = ()  # event id and the only kind of hook to use, or "off"
+    turns: bool = False  # before each family the loader asks whether it may go on
 
     @classmethod
     def of(cls, request: Request, cpus: int) -> Plan:
@@ -81,7 +83,7 @@ class Plan:
         raw = json.loads(data)
         return cls((raw["rings"][0], raw["rings"][1]), tuple(raw["families"]), raw["memory_limit"], raw["cpus"],
                    tuple((name, kind) for name, kind in raw["names"]), tuple(raw["patterns"]),
-                   tuple((event, kind) for event, kind in raw["hooks"]))
+                   tuple((event, kind) for event, kind in raw["hooks"]), raw["turns"])
 
 
 def possible_cpus(text: str) -> int:
