@@ -30,14 +30,15 @@ static int (*read_user_str)(void *to, u32 size, const void *from) = (void *)114;
 
 #define RECORD_MAX (RING_OFFSET_MASK + 1 + RING_SLACK)
 #define TYPES 64            /* rows per processor in `counters`; row 0 holds the sequence numbers */
+#define CANARY_ROW (TYPES - 1)
 
 #define READ(destination, source) bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)(source))
 
-struct counter {
-	u64 emitted;        /* row 0: next sequence number of ring 0 */
-	u64 lost;           /* row 0: of ring 1 */
-	u64 filtered;
-	u64 nested;
+struct counter {            /* the last row: canaries seen */
+	u64 emitted;        /* row 0: next sequence number of ring 0; last row: of forks */
+	u64 lost;           /* row 0: of ring 1; last row: of exits */
+	u64 filtered;       /* last row: of system calls */
+	u64 nested;         /* last row: of decisions */
 	u64 throttled;
 };
 
@@ -67,6 +68,7 @@ BPF_ARRAY(settings, u64, 8);
 #define OWN_SUPERVISOR 0    /* thread groups of the sensor itself */
 #define OWN_ENGINE 1
 #define OWN_LOADER 2
+#define OWN_CANARY 3
 #define SETTING_SHED 6      /* families that are switched off, a bit each: 1 << FAMILY_INDEX */
 #define SETTING_BUDGET 7    /* records of one control group and family in a window; 0: no limit */
 #define BUDGETS 1024
@@ -158,6 +160,15 @@ static __always_inline int is_own(u32 tgid, u32 slot)
 	u64 *own = settings.lookup(&slot);
 
 	return own && *own == tgid;
+}
+
+/*
+ * Where to count what the canary does, NULL for anybody else. On each processor in turn it does what a program must
+ * see: after an oops the kernel may take a program for running on that processor, and skip it there for ever.
+ */
+static __always_inline struct counter *canary(void)
+{
+	return is_own(bpf_get_current_pid_tgid() >> 32, OWN_CANARY) ? counter_of(CANARY_ROW) : NULL;
 }
 
 /*

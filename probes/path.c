@@ -14,7 +14,8 @@
  * Misses     io_uring before 6.0, where its functions can't be hooked. Without the security hooks: all of
  *            io_uring; symbolic links in the middle of an argument stay unresolved, and another thread
  *            may have changed the argument meanwhile.
- * Cost       A record costs one or two path walks; a security hook one copy of two names.
+ * Cost       A record costs one or two path walks; a security hook one copy of two names, that of chmod one
+ *            look-up more (the canary's are counted).
  */
 /*
  * What a security hook saw of the call that its thread is in: the directories and names that the
@@ -87,6 +88,16 @@ static __always_inline void note_more(struct noted *note, u32 marks, u32 mode, c
 		bpf_probe_read_kernel_str(note->from_name, COMPONENT_MAX, text);
 }
 
+static __always_inline void note_chmod(struct file_place *path)
+{
+	struct counter *seen = canary();
+
+	if (seen)
+		seen->nested++;
+	else
+		new_note(EVENT_FILE_CHMOD, path, NULL);
+}
+
 #define NOTE(name, arguments, body)                                                                \
 static __always_inline void decided_##name(u64 a, u64 b, u64 c, u64 d) { body; }                   \
 ON_DECISION(name, arguments)
@@ -94,7 +105,7 @@ NOTE(path_unlink, 2, new_note(EVENT_FILE_UNLINK, (void *)a, (void *)b))
 NOTE(path_rmdir, 2, note_more(new_note(EVENT_FILE_UNLINK, (void *)a, (void *)b), FLAG_DIRECTORY, 0, NULL))
 NOTE(path_mkdir, 3, note_more(new_note(EVENT_FILE_MKDIR, (void *)a, (void *)b), 0, c, NULL))
 NOTE(path_symlink, 3, note_more(new_note(EVENT_FILE_LINK, (void *)a, (void *)b), 0, 0, (char *)c))
-NOTE(path_chmod, 1, new_note(EVENT_FILE_CHMOD, (void *)a, NULL))
+NOTE(path_chmod, 1, note_chmod((void *)a))
 NOTE(path_chown, 1, new_note(EVENT_FILE_CHOWN, (void *)a, NULL))
 /* (old_dir, old_dentry, new_dir, new_dentry): both directories are on one mount */
 NOTE(path_rename, 4, note_source(new_note(EVENT_FILE_RENAME, (void *)c, (void *)d), (void *)a, (void *)b))

@@ -7,7 +7,8 @@
  *            hook-proto: include/trace/events/sched.h: sched_process_exec(p, old_pid, bprm)
  *            hook-proto: include/trace/events/sched.h: sched_process_exit(p[, group_dead])
  * Misses     Failed execve(); processes older than the loader (read from /proc instead).
- * Cost       One record per process and none per thread; an exec walks two paths.
+ * Cost       One record per process and none per thread, for which one array is looked up (the canary's threads
+ *            are counted); an exec walks two paths.
  * Invariant  Never filtered: the process table in user space is built from these three.
  */
 static __always_inline u32 tgid_of(struct task_struct *task)
@@ -37,8 +38,13 @@ int on_fork(struct bpf_raw_tracepoint_args *ctx)
 	u32 tid = 0, tgid = tgid_of(child);
 
 	READ(tid, &child->pid);
-	if (tid != tgid)
+	if (tid != tgid) {
+		struct counter *seen = canary();
+
+		if (seen)
+			seen->emitted++;
 		return 0;
+	}
 	BEGIN(s, e, event_process_fork, EVENT_PROCESS_FORK);
 	e->child_pid = tgid;
 	READ(pid, &child->thread_pid);
@@ -214,8 +220,13 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 
 	READ(signal, &task->signal);
 	READ(live, &signal->live);
-	if (live)                   /* counted down before this hook: 0 is the last thread */
+	if (live) {                 /* counted down before this hook: 0 is the last thread */
+		struct counter *seen = canary();
+
+		if (seen)
+			seen->lost++;
 		return 0;
+	}
 	BEGIN(s, e, event_process_exit, EVENT_PROCESS_EXIT);
 	READ(leader, &task->group_leader);
 	READ(code, &leader->exit_code);

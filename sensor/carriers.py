@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sensor.config import Settings
 from sensor.host import TRACEFS, Host
-from sensor.kernel import preflight
+from sensor.kernel import knownbad, preflight
 from sensor.kernel.btf import TYPEDEF
 from sensor.kernel.headers import uring_completion
 from sensor.kernel.hooks import DISPATCHER, HOOKS, Alternative, Hook
@@ -77,7 +77,7 @@ def hook_fault(host: Host, hook: Hook) -> str:
     if hook.instead_of and host.btf is not None and uring_completion(host.btf):
         return f"{hook.instead_of} tells more"
     if hook.kind in ("uprobe", "kprobe", "kretprobe", "fentry", "lsm"):
-        if fault := kind_fault(host, hook.kind):
+        if fault := kind_fault(host, hook.kind) or knownbad.fault(hook.kind, host.known, host.has):
             return fault
         if hook.kind != "uprobe":
             function = f"bpf_lsm_{hook.target}" if hook.kind == "lsm" else hook.target

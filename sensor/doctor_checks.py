@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from sensor.carriers import kind_fault
 from sensor.config import Settings
 from sensor.host import TRACEFS, Check, Host
-from sensor.kernel import preflight
+from sensor.kernel import knownbad, preflight
 from sensor.privileges import USER
 
 # Bits of a capability set, include/uapi/linux/capability.h.
@@ -49,6 +49,20 @@ def kernel(host: Host, settings: Settings) -> Iterator[Check]:
     else:
         yield Check("kernel", "missing", host.release, "the BPF ring buffer came with 5.8",
                     "boot kernel 5.8 or later")
+
+
+def known_bad(host: Host, settings: Settings) -> Iterator[Check]:
+    if host.known.untested and host.kernel != (0, 0):
+        newest = ".".join(map(str, knownbad.NEWEST_TESTED))
+        yield Check("kernel tests", "note", f"newer than {newest}, the newest tested",
+                    "only process events are seen until the self-test at the start has passed")
+    rows = knownbad.notes(host.known, host.has)
+    for row in rows:
+        left_out = f"{', '.join(row.kinds)} left out: " if row.kinds else ""
+        yield Check("known-bad kernel", "warning" if row.kinds else "note", f"{left_out}{row.what}",
+                    f"told in {' '.join(row.sources)}", "boot a newer kernel" if row.fixed else "")
+    if not rows:
+        yield Check("known-bad kernel", "ok", "nothing is known against this one")
 
 
 def type_information(host: Host, settings: Settings) -> Iterator[Check]:
@@ -238,6 +252,6 @@ def extension(host: Host, settings: Settings) -> Iterator[Check]:
 
 
 CHECKS: tuple[Callable[[Host, Settings], Iterator[Check]], ...] = (
-    switched_off, machine, kernel, type_information, lockdown, hook_kinds, tracefs, privileges, sysctls,
+    switched_off, machine, kernel, known_bad, type_information, lockdown, hook_kinds, tracefs, privileges, sysctls,
     memory_lock, bcc, process_view, container, control_groups, metrics_port, engine_user, other_agents, extension,
 )

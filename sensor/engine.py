@@ -345,6 +345,10 @@ class Engine:
             self._statistics(message)
         elif message["kind"] == "loss_drill" and self._live is not None:
             self._live.rehearse_loss(message["count"])
+        elif message["kind"] == "health":
+            self._facts.health = message
+        elif message["kind"] == "state":
+            self._state(message["state"], message["detail"])
         elif message["kind"] == "crashes":
             self._crashes(message["search"], fds)
         elif message["kind"] == "drill":
@@ -368,6 +372,7 @@ class Engine:
             first_sequence=0 if info["restarts"] == 0 else None)
         self._pipeline = pipeline
         if info["passive"]:
+            self._state("passive", f"nothing is seen: {info['passive']['reason']}")
             self._channel.send(control.ready())
             return
         rings = [Ring(fd, size) for fd, size in zip(fds, info["rings"], strict=False)]
@@ -386,6 +391,13 @@ class Engine:
         if self._live is not None:
             for step in message["steps"]:
                 self._live.breaker(step)
+
+    def _state(self, state: str, detail: str) -> None:
+        """What the supervisor tells of itself; in passive mode too."""
+        if self._pipeline is not None:
+            self._opened.outputs.tell([self._pipeline.state(state, detail[:500], now_ns=boot_ns())])
+            for each in self._opened.outputs.each():
+                each.flush()
 
     def _crashes(self, search: str, fds: list[int]) -> None:
         """Count the crashes of this host, and tell those that this search has found."""

@@ -21,11 +21,13 @@ from typing import Any, Literal
 
 from sensor import native
 from sensor.errors import HostError
+from sensor.kernel import knownbad
 from sensor.kernel.btf import Btf
 
 TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 State = Literal["ok", "note", "warning", "missing"]
 _READ_MAX = 1 << 20
+_FUNC = 12  # BTF kind of a kernel function
 _BCC_SECONDS = 30  # importing BCC loads LLVM, 100 MB of it, from a cold disk
 
 # Runs in a process of its own: BCC brings LLVM along, and another project's `bcc` runs who knows what.
@@ -104,6 +106,7 @@ class Host:
 
     root: Path = Path("/")
     release: str = field(default_factory=platform.release)
+    build: str = field(default_factory=platform.version)  # uname -v
     machine: str = field(default_factory=platform.machine)
     euid: int = field(default_factory=os.geteuid)
     prefix: Path = field(default_factory=lambda: Path(sys.prefix))
@@ -135,6 +138,15 @@ class Host:
         """Major and minor version; (0, 0) where the release says nothing."""
         match = re.match(r"(\d+)\.(\d+)", self.release)
         return (int(match[1]), int(match[2])) if match else (0, 0)
+
+    @cached_property
+    def known(self) -> knownbad.Kernel:
+        """The kernel as the table of known-bad ones has it."""
+        return knownbad.Kernel.of(self.release, self.build, self.text("/proc/version_signature") or "")
+
+    def has(self, function: str) -> bool:
+        """Whether the kernel's types name a function."""
+        return self.btf is not None and bool(self.btf.find(function, _FUNC))
 
     @cached_property
     def btf(self) -> Btf | None:

@@ -24,6 +24,7 @@ class Load:
     failures: list[dict[str, Any]] = field(default_factory=list)
     absent: list[dict[str, Any]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    shed: frozenset[str] = frozenset()  # families that are attached and switched off
     fatal: dict[str, str] | None = None
     done: bool = False
 

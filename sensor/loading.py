@@ -11,6 +11,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from sensor import children
@@ -34,8 +35,8 @@ class Loading:
     """
 
     def __init__(self, selector: selectors.BaseSelector, after: Callable[[str, float], None],
-                 say: Callable[[str], None], notify: Callable[[str], None], taken: Callable[[], None],
-                 finished: Callable[[], None]) -> None:
+                 say: Callable[[str], None], notify: Callable[[str], None],
+                 taken: Callable[[dict[str, Any]], None], finished: Callable[[], None]) -> None:
         self._selector, self._after, self._say, self._notify = selector, after, say, notify
         self._taken, self._finished = taken, finished
         self.load = Load()
@@ -58,7 +59,7 @@ class Loading:
         self._process = children.start("sensor.kernel.loader", theirs, [self._work])
         theirs.close()
         with contextlib.suppress(OSError):  # killed already: the end of its channel tells
-            ours.send(plan.dump())
+            ours.send(replace(plan, turns=True).dump())
         self.generation = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._attend(ours)
         self._after("load", LOAD_SECONDS)
@@ -89,10 +90,17 @@ class Loading:
 
     def _take(self, data: bytes, fds: list[int]) -> None:
         try:
-            self.load.take(json.loads(data), fds)
-            self._taken()
+            message = json.loads(data)
+            self.load.take(message, fds)
+            self._taken(message)
         except OSError as error:
             self.lack(f"the kernel does not tell about a program that it has loaded: {error}", "sensor doctor")
+
+    def answer(self, data: bytes) -> None:
+        """Answer a family that has asked for its turn."""
+        if self._channel is not None:
+            with contextlib.suppress(OSError):  # killed: the end of its channel tells
+                self._channel.send(data, socket.MSG_DONTWAIT)
 
     def lack(self, reason: str, fix: str, lack: str = "load") -> None:
         """Nothing of it may stay, and why."""

@@ -33,6 +33,7 @@ from sensor.content.state import REASONS
 from sensor.controlsocket import DRILLS
 from sensor.controlsocket import RESULTS as DRILL_RESULTS
 from sensor.crashes.verdict import ATTRIBUTED
+from sensor.health import REASONS as HEALTH_REASONS
 from sensor.kernel.preflight import LACKS
 from sensor.outputs.counts import REASONS as OUTPUT_REASONS
 from sensor.rulecache import RESULTS as CACHE_RESULTS
@@ -55,6 +56,8 @@ LEVELS = ("informational", "low", "medium", "high", "critical")
 OUTPUTS = ("stdout", "file", "table", "journald", "recording")
 MODES = ("full", "reduced", "passive")
 RELOADS = ("success", "failure")
+SELFTESTS = ("health", "canary", "ring")
+CANARIES = ("seen", "missing", "late")
 
 #: Tuple of label values -> number; with one label the value itself may be the key.
 Samples = Mapping[Any, float]
@@ -232,6 +235,20 @@ class Snapshot:
     drills: Samples = _row("counter", _STATE, "Rehearsals (`sensor drill`) that were run, by how they ended. What they "
                            "show is no alarm.", "drill result", tuple((drill, result) for drill in DRILLS
                                                                         for result in DRILL_RESULTS))
+    kernel_supported: float | None = _row("gauge", _STATE, "1 where this series of kernels was tested, 0 where it is "
+                                          "newer: the self-test at the start decides then about most probes.")
+    selftest_success: Samples = _row("gauge", _STATE, "1 where the last test was passed: the kernel's counts of oopses "
+                                     "and warnings (health), a canary from every processor (canary), rings that are "
+                                     "read (ring).", "test", SELFTESTS)
+    selftest_timestamp_seconds: float | None = _row(
+        "gauge", _STATE, "When the last canaries came back, seconds since the epoch. They do every 30 s.")
+    canaries: Samples = _row("counter", _STATE, "Canaries by what became of them: seen by every program that must; "
+                             "missing; late, where the processor had no time for them.", "result", CANARIES)
+    canary_processors: Samples = _row("gauge", _STATE, "Processors with canaries, and those without: offline, or "
+                                      "closed to the sensor.", "state", ("watched", "skipped"))
+    detachments: Samples = _row("counter", _STATE, "Times that every probe was detached to keep the host safe. Any "
+                                "increase that is no drill deserves an alarm.", "reason drill",
+                                tuple((reason, drill) for reason in HEALTH_REASONS for drill in ("no", "yes")))
     engine_restarts: float | None = _row("counter", _STATE, "Times that the engine was started again.")
 
     output_events: Samples = _row("counter", _OUTPUTS, "Events and alerts written.", "output")

@@ -39,6 +39,7 @@ class Shedding:
 
     def apply(self, shed: Collection[str]) -> None:
         """Have exactly these families switched off. Raises OSError; called again, it goes on where it failed."""
+        self._load.shed |= frozenset(shed)  # before: nobody waits for a canary that can't come
         bits = sum(1 << place for place, family in enumerate(FAMILIES) if family.name in shed)
         bpf.map_update(self._load.maps["settings"], struct.pack("<I", SETTING_SHED), struct.pack("<Q", bits))
         wanted = {slot: program for slot, (family, program) in self._handlers.items() if family not in shed}
@@ -54,7 +55,9 @@ class Shedding:
             bpf.map_update(self._load.maps[slot[0]], struct.pack("<I", slot[1]), struct.pack("<I", wanted[slot]))
             self._filled[slot] = wanted[slot]
         if not wanted:
+            self._load.shed |= {DISPATCHER}
             self._dispatch(on=False)
+        self._load.shed = frozenset(shed) | (frozenset() if wanted else {DISPATCHER})
 
     def _dispatch(self, *, on: bool) -> None:
         """Attach or detach the dispatcher, which costs every system call something."""

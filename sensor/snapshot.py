@@ -41,6 +41,7 @@ class Facts:
     crashes: list[Found] = field(default_factory=list)  # of this host, oldest first
     drills: dict[tuple[str, str], float] = field(default_factory=dict)  # (drill, result) -> how often
     content: Selection = field(default_factory=Selection)
+    health: dict[str, Any] = field(default_factory=dict)  # the supervisor's message of that kind
 
 
 def mode_of(info: dict[str, Any], breaker: dict[str, Any] | None = None) -> str:
@@ -64,6 +65,7 @@ def take(live: Live | None, facts: Facts) -> Snapshot:
     snapshot.boot_guard_strikes = float(facts.info.get("strikes", 0))
     snapshot.engine_restarts = float(facts.info.get("restarts", 0))
     snapshot.drills = dict(facts.drills)
+    _health(snapshot, facts.health)
     _rules(snapshot, facts)
     _content(snapshot, facts.content)
     _programs(snapshot, facts)
@@ -71,6 +73,17 @@ def take(live: Live | None, facts: Facts) -> Snapshot:
         _flow(snapshot, live, facts)
         _state(snapshot, live)
     return snapshot
+
+
+def _health(snapshot: Snapshot, told: dict[str, Any]) -> None:
+    if not told:
+        return
+    snapshot.kernel_supported = float(told["supported"])
+    snapshot.selftest_success = dict(told["tests"])
+    snapshot.selftest_timestamp_seconds = told["tested"] or None
+    snapshot.canaries = dict(told["canaries"])
+    snapshot.canary_processors = {"watched": told["watched"], "skipped": told["skipped"]}
+    snapshot.detachments = {(reason, "yes" if drill else "no"): number for reason, drill, number in told["detached"]}
 
 
 def _rules(snapshot: Snapshot, facts: Facts) -> None:

@@ -118,10 +118,6 @@ class NativeTable:
                          item.values.get("session_pid") or 0))
         self.core.seed(rows)
 
-    def cgroup_path(self, identifier: int) -> str:
-        """Path of a control group by its id; "" where no process of it is known."""
-        return self._places.path(identifier, "")
-
     # Asked by the extension ----------------------------------------------------------------------
 
     def facts(self, raw: bytes) -> Facts:

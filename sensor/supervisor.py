@@ -30,11 +30,13 @@ from sensor.errors import UsageError
 from sensor.governor import Governor
 from sensor.guard import HEALTHY_SECONDS as GUARD_SECONDS
 from sensor.guard import PASSIVE
+from sensor.health import Finding
 from sensor.kernel import bpf
 from sensor.kernel.plan import Plan, possible_cpus
 from sensor.loaded import Load
 from sensor.loading import Loading
 from sensor.oversight import SCAN_SECONDS, Oversight
+from sensor.vigil import Vigil
 
 ENGINE_SILENT_SECONDS = 30.0
 STOP_SECONDS = 15.0
@@ -67,8 +69,10 @@ class Supervisor:
         self._engine: Any = None
         self._engine_channel: socket.socket | None = None
         self._loading = Loading(self._selector, self._after, self._say, notify,
-                                lambda: oversight.loaded(self._load.tags), self._loaded)
+                                self._taken, self._loaded)
         self._governor = Governor(self._say)
+        self._vigil = Vigil(self._selector, self._after, self._say, self._unhealthy, self._loading.answer,
+                            lambda: self._load, lambda: self._serving, self._tell)
         self._plan: Plan | None = None  # what is loaded, and of what the first engine asked for
         self._asked: tuple[tuple[str, ...], tuple[int, int]] = ((), (0, 0))
         self._deadlines: dict[str, float] = {}  # name -> monotonic time; see _due
@@ -80,6 +84,7 @@ class Supervisor:
         self._drills = Drills({
             "guard": lambda: boot_guard(oversight),
             "breaker": self._governor.rehearse,
+            "canary": self._vigil.rehearse,
             "loss": lambda: lost(self._tell, serving=self._serving),
         }, self._say, self._tell)
         self._control = ControlSocket(self._selector, self._answer, self._say)
@@ -133,13 +138,21 @@ class Supervisor:
             self.stop()
         elif self._load.done and (self._oversight.standing().mode == PASSIVE) != self._passive:
             self._say("the passive switch has changed; the engine is started again")
-            self._detach()
-            self._loading.anew()
-            self._plan = None
-            self._tell({"kind": "stop"})
-            self._after("silent", STOP_SECONDS)
+            self._begin_anew()
         else:
             self._tell({"kind": "reload"})
+
+    def _begin_anew(self) -> None:
+        """Unload everything; the next engine asks for it again."""
+        self._detach()
+        self._loading.anew()
+        self._plan = None
+        self._end_engine()
+
+    def _end_engine(self) -> None:
+        """It ends, and another is started."""
+        self._tell({"kind": "stop"})
+        self._after("silent", STOP_SECONDS)
 
     @property
     def _passive(self) -> bool:
@@ -155,7 +168,7 @@ class Supervisor:
         actions = {"restart": self._start_engine, "silent": self._engine_silent, "load": self._loading.late,
                    "duration": self.stop, "stop": self._stop_late, "statistics": self._send_statistics,
                    "guard": self._oversight.healthy, "search": self._oversight.end_search,
-                   "content": self._watch_content}
+                   "content": self._watch_content, **self._vigil.actions}
         for name in [name for name, at in self._deadlines.items() if at <= now]:
             del self._deadlines[name]
             actions[name]()
@@ -280,6 +293,7 @@ class Supervisor:
         self._load.seed = []
         if not passive:
             self._governor.begin(self._load, self._plan.bounds, self._plan.cpus)
+        self._vigil.report()
         self._after("statistics", 0.0)
 
     def _engine_silent(self) -> None:
@@ -324,10 +338,15 @@ class Supervisor:
             self._refuse(standing.reason, standing.fix, standing.lack)
             return
         self._oversight.arm()
+        self._vigil.begin()
         try:
             self._loading.start(self._plan)
         except OSError as error:
             self._refuse(f"there is no directory for the loader's files: {error}", "make room in /tmp")
+
+    def _taken(self, message: dict[str, Any]) -> None:
+        self._oversight.loaded(self._load.tags)
+        self._vigil.heard(message)
 
     def _loaded(self) -> None:
         self._deadlines.pop("load", None)
@@ -341,6 +360,7 @@ class Supervisor:
             self._no_probes(self._load.fatal)
         else:
             self._after("guard", GUARD_SECONDS)
+            self._vigil.loaded()
         if not self._stopping:  # _no_probes may have ended it
             self._hand_over()
             if self._oversight.standing().mode == PASSIVE:  # switched meanwhile
@@ -363,6 +383,24 @@ class Supervisor:
             self._notify(f"STATUS=passive, nothing is seen: {fatal['reason']}")
         else:
             self._fail(STATUS_HOST, f"{fatal['reason']}{fix}")
+
+    def _unhealthy(self, finding: Finding) -> None:
+        """Everything is detached at once; after a drill it is loaded again."""
+        detail = f"{'drill: ' if finding.drill else ''}{finding.detail}"
+        self._say(f"all probes are detached: {detail}")
+        self._tell({"kind": "state", "state": "detached", "detail": detail})
+        if finding.drill:
+            self._begin_anew()
+            return
+        done = self._load.done
+        self._loading.lack(finding.detail, "sensor crashes; then start it again", finding.lack)
+        self._detach()
+        if not done:  # the end of the loader's channel tells
+            self._loading.kill()
+        elif self._load.fatal is not None:
+            self._no_probes(self._load.fatal)
+            if not self._stopping:
+                self._end_engine()
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -391,6 +429,7 @@ class Supervisor:
 
     def _detach(self) -> None:
         self._governor.end()
+        self._vigil.end()
         self._loading.let_go()
         self._deadlines.pop("guard", None)
         self._oversight.clear()
@@ -412,6 +451,7 @@ class Supervisor:
     def _reap(self) -> None:
         # By pid through Popen, never waitpid(-1): only our own children are ours to reap.
         self._loading.reap()
+        self._vigil.reap()
         if self._oversight.searched():
             self._tell_crashes()
         if self._engine is not None:

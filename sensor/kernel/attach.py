@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sensor.kernel import bpf, contract
+from sensor.kernel import bpf, contract, knownbad
 from sensor.kernel.btf import Btf
 from sensor.kernel.compiled import Compiled
 from sensor.kernel.hooks import (
+    CANARY,
+    CANARY_CALL,
     DISPATCHER,
     HOOKS,
     RINGS,
@@ -108,6 +110,7 @@ class _Attaching:
         self._maps = _maps(family, compiled, shared)
         self._programs = {} if programs is None else programs  # name -> descriptor
         self._lent = programs is not None
+        self._kernel = knownbad.Kernel.running()
         self._links: dict[Hook, list[int]] = {}  # what is attached; several events may share a hook
         self._used: set[int] = set()
         self.result = Loaded()
@@ -125,6 +128,8 @@ class _Attaching:
         name = hook.program
         if name not in self._compiled.programs:
             raise OSError("this kernel does not pass what the program needs")
+        if reason := knownbad.fault(hook.kind, self._kernel, lambda function: bool(self._btf.find(function, _FUNC))):
+            raise OSError(reason)
         if name not in self._programs:
             self._programs[name] = self._load(name, hook.kind, hook.target)
         if hook not in self._links:
@@ -211,6 +216,7 @@ def load_family(family: Family, compiled: Compiled, shared: Mapping[str, int], p
     attaching = _Attaching(family, compiled, shared, btf, programs)
     if family.name == "syscall":
         fill_router(attaching.keep(ROUTER), shared, plan)
+        bpf.map_update(shared["any"], struct.pack("<I", CANARY_CALL), struct.pack("<I", attaching.keep(CANARY)))
         attaching.event("", (Alternative(DISPATCHER.kind, (DISPATCHER,)),))
         return attaching.done()
     for event in HOOKS:

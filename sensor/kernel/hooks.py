@@ -247,6 +247,8 @@ def families_for(settings: tuple[str, ...]) -> tuple[str, ...]:
 #: Programs that carry no event of their own.
 DISPATCHER = Hook("raw_tracepoint", "on_sys_exit", "sys_exit")
 ROUTER = "route"
+#: Counts the canary's call: getpgrp, vhangup in the 32-bit table. Cheap, without arguments, and no handler's.
+CANARY, CANARY_CALL = "on_canary", 111
 SYSCALL_SLOTS = 512
 
 

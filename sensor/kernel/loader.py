@@ -6,8 +6,11 @@ they live as long as it does. The loader ends by ``os._exit``, since BCC's exit 
 detach everything; 125 MB of LLVM leave with it.
 
 Messages to the supervisor are JSON in one packet each, descriptors beside them:
-``maps`` {names}, ``family`` {name, programs, failures}, ``failed`` {name, reason}, ``fatal``
+``maps`` {names}, ``turn`` {name}, ``family`` {name, programs, failures}, ``failed`` {name, reason}, ``fatal``
 {lack, reason, fix}, ``seed`` {}, ``done`` {missing}.
+
+Families are compiled two at a time and attached one after the other, in the order of the table. Where the plan says
+so, each asks for its ``turn`` and goes on at the answer GO; anything else is the reason why it may not.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import socket
 import struct
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,6 +47,7 @@ _PACKET = 1 << 18
 _FAMILY_SECONDS = 160  # of one child; a compile takes one or two, but twenty on an emulated processor
 _PARALLEL = 2
 _LOG_TAIL = 4000
+_ANSWER = 1024
 
 
 def _send(channel: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:
@@ -55,10 +60,29 @@ def _tail(path: Path) -> str:
     return text[-_LOG_TAIL:].strip()
 
 
-def _load(family: Family, plan: plans.Plan, shared: dict[str, int], sources: Sources) -> Loaded:
+def _wait(before: list[int]) -> None:
+    """Return when the families that come first have ended: each holds the other end of one of these pipes."""
+    for fd in before:
+        os.read(fd, 1)
+
+
+def _turn(channel: socket.socket, plan: plans.Plan, name: str) -> None:
+    """Ask the supervisor whether to go on; raises HostError with its reason where not."""
+    if not plan.turns:
+        return
+    _send(channel, {"kind": "turn", "name": name})
+    answer = channel.recv(_ANSWER)
+    if answer != plans.GO:
+        raise HostError(answer.decode("utf-8", "replace") or "the supervisor is gone")
+
+
+def _load(family: Family, plan: plans.Plan, shared: dict[str, int], sources: Sources,
+          ready: Callable[[], None]) -> Loaded:
     """Compile, load and attach a family. What is rarely needed is compiled only when something failed without it."""
     few = likely(family.name, plan.only())
-    loaded = load_family(family, sources.compile(family, plan.cpus, few), shared, plan, sources.btf)
+    compiled = sources.compile(family, plan.cpus, few)
+    ready()
+    loaded = load_family(family, compiled, shared, plan, sources.btf)
     if not loaded.failures or deciding(family.name, plan.only()) <= few:
         return loaded
     for fd in loaded.fds:
@@ -68,21 +92,28 @@ def _load(family: Family, plan: plans.Plan, shared: dict[str, int], sources: Sou
 
 
 def _family_child(loader: int, family: Family, plan: plans.Plan, shared: dict[str, int], sources: Sources,
-                  channel: socket.socket) -> None:
+                  channel: socket.socket, before: list[int]) -> None:
     """Body of a family's process; never returns."""
     children.die_with(loader)
     signal.alarm(_FAMILY_SECONDS)
     log = sources.work / f"{family.name}.log"
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
+
+    def ready() -> None:
+        signal.alarm(0)  # how long the others take is not this one's time
+        _wait(before)
+        _turn(channel, plan, family.name)
+        signal.alarm(_FAMILY_SECONDS)
+
     status = 1
     try:
-        loaded = _load(family, plan, shared, sources)
+        loaded = _load(family, plan, shared, sources, ready)
         _send(channel, {"kind": "family", "name": family.name, "programs": loaded.programs,
                         "failures": loaded.failures, "absent": loaded.absent}, loaded.fds)
         status = 0
     except Exception as error:  # noqa: BLE001  the process ends here; the reason must reach the supervisor
-        _send(channel, {"kind": "failed", "name": family.name, "reason": f"{type(error).__name__}: {error}",
-                        "log": _tail(log)})
+        reason = error.reason if isinstance(error, HostError) else f"{type(error).__name__}: {error}"
+        _send(channel, {"kind": "failed", "name": family.name, "reason": reason, "log": _tail(log)})
         status = 0
     finally:
         os._exit(status)
@@ -129,6 +160,23 @@ def _seed() -> int:
     return fd
 
 
+def _families(wanted: list[Family], plan: plans.Plan, shared: dict[str, int], sources: Sources,
+              channel: socket.socket, running: dict[int, Family]) -> None:
+    """Start a process for each family, two at a time; those that are left are in *running*."""
+    loader, before = os.getpid(), list[int]()
+    for family in wanted:
+        if len(running) >= _PARALLEL:
+            _reap(running, sources.work, channel)
+        mine, held = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(mine)
+            _family_child(loader, family, plan, shared, sources, channel, before)
+        os.close(held)
+        before.append(mine)
+        running[pid] = family
+
+
 def run(channel: socket.socket, work: Path) -> None:
     """Serve one plan, with files in *work*, which is removed. Errors are sent as ``fatal``."""
     asked = channel.recv(_PACKET)
@@ -151,16 +199,10 @@ def run(channel: socket.socket, work: Path) -> None:
             bpf.map_update(shared["settings"], struct.pack("<I", slot), struct.pack("<Q", pid))
         _send(channel, {"kind": "maps", "names": list(plans.SHARED)}, [shared[name] for name in plans.SHARED])
         running: dict[int, Family] = {}
-        loader = os.getpid()
-        for family in wanted:
-            if len(running) >= _PARALLEL:
-                _reap(running, work, channel)
-            pid = os.fork()
-            if not pid:
-                _family_child(loader, family, plan, shared, sources, channel)
-            running[pid] = family
+        _families(wanted, plan, shared, sources, channel, running)
         while running:
             _reap(running, work, channel)
+        _turn(channel, plan, "")  # the last family is looked at too
         _send(channel, {"kind": "seed"}, [_seed()])
         _send(channel, {"kind": "done", "missing": sources.missing})
     finally:

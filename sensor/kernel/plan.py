@@ -18,6 +18,7 @@ from sensor.schema import BY_ID
 
 COUNTER_BYTES = 40  # struct counter in probes/common.h
 SCRATCH_HEAD = 24  # struct scratch in probes/common.h, before its data
+GO = b"go"  # the answer to a family of the loader that asks for its turn; anything else is why not
 TYPES = 64  # rows of counters per processor
 BUDGETS, BUDGET_BYTES = 1024, 48  # struct budget
 WINDOW_NS = 1 << 30  # WINDOW_SHIFT
@@ -39,6 +40,7 @@ class Plan:
     patterns: tuple[str, ...] = ()
     hooks: tuple[tuple[int, str], ...] = ()  # event id and the only kind of hook to use, or "off"
     bounds: Bounds = UNBOUNDED
+    turns: bool = False  # before each family the loader asks whether it may go on
 
     @classmethod
     def of(cls, request: Request, cpus: int) -> Plan:
@@ -87,7 +89,7 @@ class Plan:
         raw = json.loads(data)
         return cls((raw["rings"][0], raw["rings"][1]), tuple(raw["families"]), raw["memory_limit"], raw["cpus"],
                    tuple((name, kind) for name, kind in raw["names"]), tuple(raw["patterns"]),
-                   tuple((event, kind) for event, kind in raw["hooks"]), Bounds(**raw["bounds"]))
+                   tuple((event, kind) for event, kind in raw["hooks"]), Bounds(**raw["bounds"]), raw["turns"])
 
 
 def possible_cpus(text: str) -> int:

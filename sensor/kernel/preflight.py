@@ -20,8 +20,10 @@ SYS_ADMIN, PERFMON, BPF = 21, 38, 39
 _BTF_MAGIC = b"\x9f\xeb"
 _EVERYBODY = ["0", "0", str((1 << 32) - 1)]  # uid_map of the initial user namespace, user_namespaces(7)
 
-#: Values of the metric's label, in the order in which they are looked for; "load" is everything else.
-LACKS = ("kernel", "btf", "lockdown", "user_namespace", "capabilities", "load", "operator", "guard")
+#: Values of the metric's label, in the order in which they are looked for; "load" is everything else
+#: that keeps probes from being loaded; then whoever decided against them, and why they were detached again.
+LACKS = ("kernel", "btf", "lockdown", "user_namespace", "capabilities", "load", "operator", "guard",
+         "health", "canary", "ring")
 
 
 class Lack(HostError):

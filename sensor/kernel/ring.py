@@ -83,5 +83,25 @@ class Ring:
         self._consumer_map.close()
 
 
+class Positions:
+    """Where a ring's reader and its writers are, for whoever only watches. The descriptor stays the caller's."""
+
+    def __init__(self, fd: int) -> None:
+        page = mmap.PAGESIZE
+        self._maps = [mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ, offset=offset) for offset in (0, page)]
+        self._words = [memoryview(each)[:8].cast("Q") for each in self._maps]
+
+    def read(self) -> tuple[int, int]:
+        """The consumer's position, then the producers', in bytes."""
+        return self._words[0][0], self._words[1][0]  # in this order: the reader never seems to be ahead
+
+    def close(self) -> None:
+        """Unmap: a page that is mapped keeps the ring in the kernel."""
+        for word in self._words:
+            word.release()
+        for each in self._maps:
+            each.close()
+
+
 class CorruptRing(Exception):
     """The ring's framing makes no sense; what was claimed is skipped."""

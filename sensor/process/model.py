@@ -160,9 +160,6 @@ class Processes(Protocol):
     def seed(self, found: Iterable[Found]) -> None:
         """Take in processes that ran before the first event."""
 
-    def cgroup_path(self, identifier: int) -> str:
-        """Path of a control group by its id; "" where no process of it is known."""
-
 
 def entity_id(boot_id: str, pid: int, start_ns: int) -> str:
     """The name of a process, for ever."""

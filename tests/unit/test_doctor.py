@@ -79,9 +79,10 @@ def host(tmp_path):
     config.write_text("CONFIG_FUNCTION_TRACER=y\nCONFIG_KPROBES=y\n")
     (tmp_path / "proc/self/ns").mkdir()
     (tmp_path / "proc/self/ns/pid").symlink_to("pid:[4026531836]")
-    return Host(root=tmp_path, release="6.1.0-40-amd64", machine="x86_64", euid=0, prefix=Path("/srv/venv"),
-                bcc=lambda: REAL_BCC, port_fault=lambda _host, _port: "", user_exists=lambda _name: True,
-                refusal=lambda _kind, _function: "")
+    return Host(root=tmp_path, release="6.1.0-40-amd64",
+                build="#1 SMP PREEMPT_DYNAMIC Debian 6.1.153-1 (2025-09-20)", machine="x86_64", euid=0,
+                prefix=Path("/srv/venv"), bcc=lambda: REAL_BCC, port_fault=lambda _host, _port: "",
+                user_exists=lambda _name: True, refusal=lambda _kind, _function: "")
 
 
 def only(report, name):
@@ -94,6 +95,23 @@ def write(host, name, text):
     path = host.path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def test_kernel_that_is_known_to_be_bad_is_told_with_its_source_and_the_hook_is_not_used(host):
+    """Not a word from the kernel itself tells it: the table does."""
+    host.release, host.build = "5.14.0-427.13.1.el9_4.x86_64", "#1 SMP PREEMPT_DYNAMIC Wed Apr 10 10:29:16 EDT 2024"
+    report = examine(host, Settings())
+    assert "https://github.com/" in next(c.why for c in report.checks if c.name == "known-bad kernel" and c.fix)
+    used = {event.event: event.used for event in report.events if event.enabled}
+    assert used["file_unlink"].kind == "syscall"
+    assert "known to be bad" in next(way.reason for event in report.events if event.event == "file_unlink"
+                                     for way in event.alternatives if way.kind == "fentry")
+
+
+def test_kernel_newer_than_the_newest_tested_is_told(host):
+    """A note: most probes then wait for the self-test."""
+    host.release, host.build = "9.1.0-amd64", "#1 SMP"
+    assert only(examine(host, Settings()), "kernel tests").state == "note"
 
 
 def test_host_that_has_everything_is_fine_and_every_event_is_carried(host):
