@@ -138,7 +138,7 @@ def test_a_program_that_is_never_called_is_noticed(tmp_path: Path) -> None:
         assert sensor.process.wait(60) == 3, sensor.stderr()
         assert "2 canaries in a row are missing (system call)" in sensor.stderr()
         wait_until(lambda: not list(owned_programs([sensor.pid])), DETACH_SECONDS, "programs gone")
-        assert "canary" in get(sensor.told("detached", seconds=5), "message")
+        assert "canaries in a row" in get(sensor.told("detached", seconds=5), "message")
     finally:
         sensor.kill()
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sensor.host import probe_bcc
-from sensor.kernel import bpf, plan
+from sensor.kernel import bpf, knownbad, plan
 from sensor.kernel.hooks import FAMILIES, HOOKS
 from sensor.schema import BY_NAME
 
@@ -60,6 +60,9 @@ def main() -> int:
     start = time.monotonic()
     messages = load()
     seconds = time.monotonic() - start
+    # Left out on purpose: all that could carry them is known to be bad here.
+    bad = {event for event, ways in HOOKS.items()
+           if all(knownbad.fault(way.kind, knownbad.Kernel.running()) for way in ways)}
     attached: Counter[str] = Counter()
     carried: dict[str, str] = {}
     reasons: list[str] = []
@@ -70,6 +73,8 @@ def main() -> int:
             carried.update((program["event"], program["alternative"]) for program in message["programs"])
             verified = max([verified, *(program["verified"] for program in message["programs"])])
             for failure in message["failures"]:
+                if failure["event"] in bad:
+                    continue
                 reasons.append(f"{message['name']}: {failure['program']} on {failure['target']}: {failure['reason']}")
                 print(f"--- {reasons[-1]}\n{failure.get('log', '')}")
         elif message["kind"] in ("failed", "fatal"):
@@ -78,7 +83,7 @@ def main() -> int:
         elif message["kind"] == "done":
             print("not in this kernel:", " ".join(message["missing"]))
     table = {event: f"{carried.get(event, 'nothing')} ({attached[event]} hooks)" for event in HOOKS}
-    reasons += [f"nothing carries {event}" for event in HOOKS if event not in carried]
+    reasons += [f"nothing carries {event}" for event in HOOKS if event not in carried and event not in bad]
     for event, cell in table.items():
         print(f"  {BY_NAME[event].family:10} {event:20} {cell}")
     print(f"loaded in {seconds:.1f} s, largest program {verified} verified instructions")
