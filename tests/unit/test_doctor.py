@@ -82,7 +82,7 @@ def host(tmp_path):
     return Host(root=tmp_path, release="6.1.0-40-amd64",
                 build="#1 SMP PREEMPT_DYNAMIC Debian 6.1.153-1 (2025-09-20)", machine="x86_64", euid=0,
                 prefix=Path("/srv/venv"), bcc=lambda: REAL_BCC, port_fault=lambda _host, _port: "",
-                user_exists=lambda _name: True, refusal=lambda _kind, _function: "")
+                user_exists=lambda _name: True, refusal=lambda _kind, _function: "", engine=lambda: "native")
 
 
 def only(report, name):
