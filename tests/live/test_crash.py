@@ -32,6 +32,8 @@ def own(tmp_path: Path) -> Iterator[Sensor]:
         sensor.kill()
 
 
+@pytest.mark.contract("panic-5b")
+@pytest.mark.hostile("kill", "restart")
 def test_kill_of_the_engine_leaves_the_programs_and_it_restarts(own: Sensor, before: set[int]) -> None:
     """The same programs stay attached; a new engine reads on within ten seconds and says so."""
     own.start().wait_ready()
@@ -63,6 +65,7 @@ def test_kill_of_the_engine_leaves_the_programs_and_it_restarts(own: Sensor, bef
     assert attached.isdisjoint(program_ids())
 
 
+@pytest.mark.hostile("restart")
 def test_processes_older_than_the_new_engine_are_still_known(own: Sensor) -> None:
     """A restarted engine knows the programs that were started before it."""
     own.start().wait_ready()
@@ -92,6 +95,8 @@ def test_processes_older_than_the_new_engine_are_still_known(own: Sensor) -> Non
     assert get(seen, "process.parent.entity_id")
 
 
+@pytest.mark.contract("panic-5b")
+@pytest.mark.hostile("kill")
 def test_kill_of_the_supervisor_detaches_everything(own: Sensor, before: set[int]) -> None:
     """The kernel drops the programs within two seconds, and no process of the sensor stays behind."""
     own.start().wait_ready()
@@ -132,6 +137,8 @@ def _loader(sensor: Sensor, pattern: str) -> int:
 
 @pytest.mark.usefixtures("_cold")
 @pytest.mark.parametrize("victim", ["sensor.kernel.loader", "libbcc"])
+@pytest.mark.contract("panic-5b")
+@pytest.mark.hostile("kill")
 def test_kill_of_the_loader_leaves_nothing_and_is_said(own: Sensor, before: set[int], victim: str) -> None:
     """The loader or its compiler killed: the supervisor names what failed, and no program stays."""
     own.start()
@@ -154,6 +161,7 @@ def test_kill_of_the_loader_leaves_nothing_and_is_said(own: Sensor, before: set[
 
 
 @pytest.mark.usefixtures("_cold")
+@pytest.mark.contract("panic-5b")
 def test_kill_of_the_supervisor_while_loading_leaves_no_loader(own: Sensor, before: set[int]) -> None:
     """Nothing goes on compiling and attaching for a supervisor that is dead."""
     own.start()

@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.live.harness import Sensor, Workloads, action, get, of_kind
@@ -27,6 +28,7 @@ def test_engine_has_no_capability_and_is_not_root(sensor: Sensor) -> None:
     assert status["NoNewPrivs"] == "1"
 
 
+@pytest.mark.contract("panic-5a")
 def test_engine_holds_no_link_no_program_and_no_filter_map(sensor: Sensor) -> None:
     """Only ring buffers and counters: nothing by which it could change what the kernel reports."""
     engine = sensor.engine()
@@ -41,6 +43,7 @@ def test_engine_holds_no_link_no_program_and_no_filter_map(sensor: Sensor) -> No
     assert set(kinds) <= {MAP_RINGBUF, MAP_ARRAY}
 
 
+@pytest.mark.contract("panic-5a")
 def test_supervisor_holds_the_attachments_and_no_parser(sensor: Sensor) -> None:
     """Programs are attached through it, and neither LLVM nor YAML nor a rule is in its memory."""
     assert set(owned_programs([sensor.pid]))
@@ -99,6 +102,7 @@ def test_sensor_does_not_report_its_own_work(sensor: Sensor) -> None:
     assert [action(d) for d in documents if get(d, "process.pid") in own and get(d, "event.kind") == "event"] == []
 
 
+@pytest.mark.contract("loss-1")
 def test_nothing_is_lost_in_quiet_times(sensor: Sensor) -> None:
     """Emitted is received, while nobody floods."""
     flow = wait_until(

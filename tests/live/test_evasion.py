@@ -55,6 +55,7 @@ def _read(sensor: Sensor, *command: str) -> tuple[Document, list[Document]]:
     "spelling",
     ["/proc/self/root/etc/shadow", "/etc/../etc/./shadow", "/proc/self/cwd/../etc/shadow", "//etc///shadow"],
 )
+@pytest.mark.hostile("odd-path")
 def test_other_spellings_of_the_path_alert_like_the_plain_one(sensor: Sensor, spelling: str) -> None:
     """/proc/self/root, dots and slashes don't matter: the path is the kernel's."""
     seen, raised = _read(sensor, "/bin/sh", "-c", f"cd /usr; cat {spelling}; true")
@@ -71,6 +72,7 @@ def test_symbolic_link_alerts_like_the_plain_path(sensor: Sensor, place: Path) -
     assert "T1003.008" in {t for d in raised for t in get(d, "threat.technique.id", ())}
 
 
+@pytest.mark.hostile("odd-path")
 def test_reopening_a_path_descriptor_alerts_like_the_plain_path(sensor: Sensor) -> None:
     """O_PATH alone reads nothing; opening /proc/self/fd of it does."""
     code = "import os; fd = os.open('/etc/shadow', os.O_PATH); os.read(os.open(f'/proc/self/fd/{fd}', 0), 1)"
@@ -79,12 +81,14 @@ def test_reopening_a_path_descriptor_alerts_like_the_plain_path(sensor: Sensor) 
     assert raised
 
 
+@pytest.mark.hostile("odd-path")
 def test_hard_link_to_a_secret_is_seen_by_its_inode(sensor: Sensor, hard_link: Path) -> None:
     """Another name in another directory is the same file."""
     seen, _ = _read(sensor, "/bin/cat", str(hard_link))
     assert get(seen, "file.path") == str(hard_link)
 
 
+@pytest.mark.hostile("odd-path")
 def test_bind_mount_of_a_secret_is_seen_by_its_inode(sensor: Sensor, place: Path) -> None:
     """A mount namespace of its own shows the file under another path."""
     bound = place / "innocent"
@@ -94,6 +98,7 @@ def test_bind_mount_of_a_secret_is_seen_by_its_inode(sensor: Sensor, place: Path
     assert get(seen, "file.path") in (str(SECRET), str(bound))
 
 
+@pytest.mark.hostile("other-namespace")
 def test_secret_read_from_a_chroot_is_seen(sensor: Sensor, place: Path) -> None:
     """Another root directory does not hide the file."""
     code = "import os; os.chroot('/etc'); os.chdir('/'); os.read(os.open('/shadow', os.O_RDONLY), 1)"
@@ -149,6 +154,7 @@ def test_secret_under_its_own_path_alerts_however_it_was_opened(gone: SimpleName
     assert {row["pid"] for row in rows} <= set(raised)
 
 
+@pytest.mark.hostile("other-namespace")
 def test_opener_in_another_mount_namespace_is_told_by_its_number(gone: SimpleNamespace) -> None:
     """The same path means another file there: the record names the namespace."""
     home = os.stat("/proc/self/ns/mnt").st_ino
@@ -167,6 +173,7 @@ def test_upper_layer_of_an_overlay_is_marked(gone: SimpleNamespace) -> None:
     assert marked == inodes
 
 
+@pytest.mark.hostile("socket-ways")
 def test_received_descriptor_is_an_open_of_its_sender_only(gone: SimpleNamespace) -> None:
     """SCM_RIGHTS and pidfd_getfd() open nothing: the process that did the open is the one that is told."""
     uses = [row for row in gone.rows if row["op"] == "use"]

@@ -69,6 +69,7 @@ def test_23_opens_of_a_kind_give_23_events(ran: SimpleNamespace, how: str) -> No
 
 
 @pytest.mark.parametrize("how", RARE_OPENS)
+@pytest.mark.hostile("odd-calls")
 def test_rarer_way_to_open_is_seen_as_often_as_it_was_gone(ran: SimpleNamespace, how: str) -> None:
     """openat2, creat, open_by_handle_at, /proc/self/root, reopening a descriptor, the 32-bit table."""
     rows = _rows(ran, "open", how)
@@ -124,6 +125,7 @@ def test_created_files_are_told_from_changed_ones(ran: SimpleNamespace) -> None:
             assert ("trunc" in flags(d)) == bool(row["flags"] & os.O_TRUNC), row
 
 
+@pytest.mark.hostile("odd-calls")
 def test_open_through_the_32_bit_table_is_marked(ran: SimpleNamespace) -> None:
     """int 0x80 gives the same event with the compat flag, and nothing else has it."""
     rows = _rows(ran, "open", "compat")
@@ -259,6 +261,7 @@ def test_mkdirs_have_path_and_mode(ran: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize("how", ["deep", "long"])
+@pytest.mark.hostile("long-values")
 def test_path_too_deep_or_too_long_is_whole_or_cut_at_the_front_and_marked(ran: SimpleNamespace, how: str) -> None:
     """76 components, and 6,000 bytes: the end that rules match on is there, and a cut is never silent."""
     [row] = [row for row in ran.truth["deep"] if row["op"] == "open" and row["how"] == how]

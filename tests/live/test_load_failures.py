@@ -88,6 +88,7 @@ def hurt(tmp_path: Path) -> Iterator[Hurt]:
         sensor.kill()
 
 
+@pytest.mark.contract("panic-14d")
 def test_each_call_of_the_loader_may_fail_and_its_process_be_killed_there() -> None:
     """bpf, perf_event_open, sendmsg and memfd_create fail at a place that moves on; see faults.py for what is held."""
     before = kernelstate.state()
@@ -116,6 +117,7 @@ INJECTED = {
 
 
 @pytest.mark.parametrize("fault", INJECTED, ids=str)
+@pytest.mark.contract("panic-14d")
 def test_a_call_that_fails_is_said_and_nothing_stays(hurt: Hurt, fault: Fault) -> None:
     """The whole daemon: what the loader could not do ends it with status 3, or costs the family that is named."""
     hurt.fault = fault
@@ -145,6 +147,7 @@ def test_a_probe_that_does_not_compile_costs_its_family(hurt: Hurt, tmp_path: Pa
 
 
 @pytest.mark.parametrize("options", ["size=4k", "nr_inodes=2"])
+@pytest.mark.hostile("full-disk")
 def test_no_room_for_the_loader_s_files_is_said(hurt: Hurt, tmp_path: Path, options: str) -> None:
     """The directory for temporary files is full: status 3 with the reason."""
     full = tmp_path / "full"

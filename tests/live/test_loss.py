@@ -48,6 +48,8 @@ def _identity(sensor: Sensor) -> bool:
     return emitted == received + lost and lost > 0
 
 
+@pytest.mark.contract("loss-5")
+@pytest.mark.hostile("event-flood")
 def test_emitted_is_received_plus_lost_after_a_million_events(flooded: SimpleNamespace) -> None:
     """Exactly, in total and for the type that flooded; and the flood was one."""
     assert flooded.truth["opens"] == FLOOD
@@ -68,6 +70,7 @@ def test_opens_missing_in_the_output_are_not_more_than_the_loss_counted(flooded:
     assert FLOOD - seen <= lost + elsewhere
 
 
+@pytest.mark.contract("loss-3")
 def test_loss_is_a_document_within_a_second(flooded: SimpleNamespace) -> None:
     """Number, type and stage, a second after the first open, the wait for a processor left out."""
     losses = [d for d in flooded.sensor.documents() if action(d) == "sensor-loss"]
@@ -82,6 +85,7 @@ def test_loss_is_a_document_within_a_second(flooded: SimpleNamespace) -> None:
         assert get(d, "event.kind") == "state"
 
 
+@pytest.mark.contract("loss-3")
 def test_loss_documents_add_up_to_the_metric(flooded: SimpleNamespace) -> None:
     """Nothing is lost without a document that says so."""
 
@@ -96,6 +100,7 @@ def test_loss_documents_add_up_to_the_metric(flooded: SimpleNamespace) -> None:
     assert wait_until(same, 5, "the documents' sum is the metric's value", 0.25)
 
 
+@pytest.mark.contract("panic-10c")
 def test_executions_during_the_flood_are_all_seen(flooded: SimpleNamespace) -> None:
     """Process events have a ring of their own: 101 of 101 starts, programs and ends."""
     flooded.sensor.settle(len(flooded.sensor.documents()))
@@ -107,6 +112,7 @@ def test_executions_during_the_flood_are_all_seen(flooded: SimpleNamespace) -> N
     assert [pid for pid in forked if pid in pids] == pids
 
 
+@pytest.mark.hostile("event-flood")
 def test_sensor_is_well_after_the_flood(flooded: SimpleNamespace) -> None:
     """Ready, and what happens now is seen."""
     assert flooded.sensor.probe("/-/ready")[0] == 200

@@ -33,6 +33,7 @@ def loaded() -> Manifest:
     return collect(Settings())
 
 
+@pytest.mark.contract("panic-1b", "panic-2a")
 def test_every_program_that_can_be_loaded_keeps_the_contract(compiled: manifest.Page) -> None:
     """Alternatives too that this kernel can't attach."""
     for made in compiled.values():
@@ -41,6 +42,7 @@ def test_every_program_that_can_be_loaded_keeps_the_contract(compiled: manifest.
             assert {*facts["helpers"]} <= {*contract.HELPERS.values()}
 
 
+@pytest.mark.contract("panic-4a")
 def test_a_service_that_is_not_shown_the_kernel_s_symbols_compiles_the_same(compiled: manifest.Page) -> None:
     """ProtectKernelTunables= hides /proc/kallsyms, where BCC looks before it believes in probe_read_kernel."""
     hidden = "mount --bind /dev/null /proc/kallsyms && exec \"$0\" -m tests.live.manifest"
@@ -50,6 +52,7 @@ def test_a_service_that_is_not_shown_the_kernel_s_symbols_compiles_the_same(comp
     assert json.loads(done.stdout) == compiled
 
 
+@pytest.mark.contract("panic-3a")
 def test_nothing_has_grown_unseen(compiled: manifest.Page) -> None:
     """A new program, helper or map, or a fifth more instructions, must be written down: make manifest."""
     kept = json.loads(manifest.PATH.read_text())
@@ -63,6 +66,7 @@ def test_nothing_has_grown_unseen(compiled: manifest.Page) -> None:
             assert facts["instructions"] <= before["instructions"] * GROWTH, name
 
 
+@pytest.mark.contract("panic-2a", "panic-2b", "panic-3a")
 def test_the_kernel_s_account_agrees(loaded: Manifest, compiled: manifest.Page) -> None:
     """Helpers read back from the kernel's own code are those that were compiled in, and no others."""
     assert loaded.faults == ()
@@ -79,11 +83,13 @@ def test_the_kernel_s_account_agrees(loaded: Manifest, compiled: manifest.Page) 
     assert {"ringbuf", "prog_array"} <= {entry.type for entry in loaded.maps}
 
 
+@pytest.mark.contract("panic-3c")
 def test_maps_stay_within_the_limit_that_the_plan_has_promised(loaded: Manifest) -> None:
     """The kernel charges a little more than the elements alone; the limit holds all the same."""
     assert 1 << 20 < loaded.memory <= Settings().limits.kernel_memory_mib << 20
 
 
+@pytest.mark.contract("panic-2b")
 def test_a_look_leaves_nothing_behind() -> None:
     """What holds a program is a descriptor: none is left here, and the loader has ended."""
     assert collect(Settings()).programs

@@ -94,6 +94,7 @@ def test_23_connects_of_a_kind_are_23_events(ran: SimpleNamespace, family: str, 
         ("dns sendto", 2 * RARE),
     ],
 )
+@pytest.mark.hostile("socket-ways")
 def test_first_datagram_to_a_place_is_a_connect_and_the_next_is_not(
     ran: SimpleNamespace, how: str, times: int
 ) -> None:
@@ -106,6 +107,7 @@ def test_first_datagram_to_a_place_is_a_connect_and_the_next_is_not(
         assert "argument" in flags(d)
 
 
+@pytest.mark.hostile("socket-ways")
 def test_connection_that_a_send_begins_is_a_connect(ran: SimpleNamespace) -> None:
     """MSG_FASTOPEN: the addresses are the kernel's."""
     pairs = [(row, d) for row, d in _pairs(ran, "connect", "network-connect") if row["how"] == "fast open"]

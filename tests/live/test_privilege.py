@@ -51,6 +51,7 @@ def test_memory_files_are_seen_by_name(ran: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize(("how", "times"), [("proc", 4), ("execveat", 3)])
+@pytest.mark.hostile("odd-exec")
 def test_programs_executed_from_memory_are_marked(ran: SimpleNamespace, how: str, times: int) -> None:
     """Through /proc/self/fd or execveat(): one exec, marked memfd, with the arguments given."""
     rows = [row for row in _rows(ran, "memfd-exec") if row["how"] == how]

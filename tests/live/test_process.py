@@ -109,6 +109,7 @@ def test_child_names_its_parent_by_the_entity_id_the_parent_has(ran: SimpleNames
             assert get(d, "process.parent.executable") == ran.truth["executable"]
 
 
+@pytest.mark.hostile("pid-reuse")
 def test_orphan_keeps_the_parent_that_made_it(ran: SimpleNamespace) -> None:
     """After a double fork the middle process has ended and a subreaper took over: the real ancestry stays."""
     orphans = [c for c in ran.truth["children"] if c["how"] == "double-last"]
@@ -138,6 +139,7 @@ def test_start_of_the_process_is_what_proc_says(ran: SimpleNamespace) -> None:
     assert seen == pytest.approx(wanted, abs=0.05)
 
 
+@pytest.mark.hostile("odd-exec")
 def test_symlinked_program_has_the_path_as_executed_and_the_resolved_one(ran: SimpleNamespace) -> None:
     """Rules that expect the link's name and rules that expect the file's name both have it."""
     truth, seen = _shape(ran, "symlink")
@@ -147,6 +149,7 @@ def test_symlinked_program_has_the_path_as_executed_and_the_resolved_one(ran: Si
 
 
 @pytest.mark.parametrize("how", ["relative", "dotted", "spoofed"])
+@pytest.mark.hostile("long-values")
 def test_executable_is_absolute_and_not_taken_from_argv(ran: SimpleNamespace, how: str) -> None:
     """A relative path, one with dots in it, and a false argv[0] don't hide the program."""
     truth, seen = _shape(ran, how)
@@ -166,6 +169,7 @@ def test_script_has_its_interpreter_and_its_own_path(ran: SimpleNamespace) -> No
     assert "script" in flags(seen)
 
 
+@pytest.mark.hostile("long-values")
 def test_empty_argv_is_what_the_new_program_gets(ran: SimpleNamespace) -> None:
     """The kernel gives a program at least one argument, the empty text."""
     truth, seen = _shape(ran, "empty-argv")
@@ -174,6 +178,7 @@ def test_empty_argv_is_what_the_new_program_gets(ran: SimpleNamespace) -> None:
     assert get(seen, "process.args_count") == 1
 
 
+@pytest.mark.hostile("long-values")
 def test_argv_over_the_cap_keeps_its_head_and_is_marked(ran: SimpleNamespace) -> None:
     """1.5 MB of arguments: the first are kept, the number stays true, the cut is marked."""
     truth, seen = _shape(ran, "huge")
@@ -185,6 +190,7 @@ def test_argv_over_the_cap_keeps_its_head_and_is_marked(ran: SimpleNamespace) ->
     assert "truncated" in flags(seen)
 
 
+@pytest.mark.hostile("odd-exec")
 def test_execution_by_descriptor_is_marked_and_resolved(ran: SimpleNamespace) -> None:
     """execveat() with an empty path names no file; the kernel's object does."""
     truth, seen = _shape(ran, "descriptor")
@@ -193,6 +199,7 @@ def test_execution_by_descriptor_is_marked_and_resolved(ran: SimpleNamespace) ->
     assert "deleted" not in flags(seen)
 
 
+@pytest.mark.hostile("odd-exec")
 def test_deleted_program_is_marked(ran: SimpleNamespace) -> None:
     """A program without a name any more is reported with the name it had."""
     truth, seen = _shape(ran, "deleted")
@@ -226,6 +233,7 @@ def test_user_and_group_are_those_of_the_workload(ran: SimpleNamespace) -> None:
         assert get(d, "user.name") == "root"
 
 
+@pytest.mark.hostile("fork-bomb")
 def test_10007_processes_made_as_fast_as_possible_are_all_seen(sensor: Sensor, workloads: Workloads) -> None:
     """Each start and each end, once; nothing is lost on the way."""
     truth, documents = sensor.watch(lambda: workloads.run("forkexec", "--bomb", 10007))

@@ -21,6 +21,7 @@ WITHOUT = {
 
 @pytest.mark.parametrize("lack", WITHOUT)
 @pytest.mark.parametrize("words", [("run", "--duration", "1s", "--metrics", "off"), ("record",)])
+@pytest.mark.contract("panic-6a")
 def test_who_wants_events_and_may_not_load_is_told_so(tmp_path: Path, lack: str, words: tuple[str, ...]) -> None:
     """Status 3 with the reason and a fix, and no recording that would be in the way of the next."""
     prefix, reason = WITHOUT[lack]
@@ -35,6 +36,8 @@ def test_who_wants_events_and_may_not_load_is_told_so(tmp_path: Path, lack: str,
     assert not target.exists()
 
 
+@pytest.mark.contract("panic-6a")
+@pytest.mark.hostile("reduced-host")
 def test_a_service_that_may_not_load_is_ready_passive_and_ends_with_0(tmp_path: Path) -> None:
     """The service manager hears READY and why nothing is seen; SIGTERM ends it as ever."""
     port = free_port()
@@ -68,6 +71,8 @@ def test_a_service_that_may_not_load_is_ready_passive_and_ends_with_0(tmp_path: 
     assert "Traceback" not in errors
 
 
+@pytest.mark.contract("panic-6a")
+@pytest.mark.hostile("reduced-host")
 def test_a_service_in_a_user_namespace_ends_once_and_says_why(tmp_path: Path) -> None:
     """Its engine has no other user to become: status 3, which the unit does not start again."""
     prefix, _ = WITHOUT["user_namespace"]

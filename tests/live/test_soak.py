@@ -19,6 +19,7 @@ FULL = bool(os.environ.get("SENSOR_SOAK"))
 LOADS, ATTACHES, RUNS = (100, 1000, 20) if FULL else (3, 10, 2)
 
 
+@pytest.mark.contract("panic-14b", "panic-14c")
 def test_attached_and_detached_under_load_leaves_the_kernel_and_its_tenants_as_they_were(
         workloads: Workloads, place: Path) -> None:
     """Same programs, links and maps before and after, no oops or warning; co-tenants miss no event."""
@@ -28,6 +29,8 @@ def test_attached_and_detached_under_load_leaves_the_kernel_and_its_tenants_as_t
         pytest.skip("no bpftrace here: soaked beside another co-tenant alone (apt-get install bpftrace)")
 
 
+@pytest.mark.contract("panic-14b")
+@pytest.mark.hostile("restart")
 def test_whole_runs_one_after_the_other_leave_nothing(workloads: Workloads, place: Path) -> None:
     """Start, ready, stop: each ends with status 0 and its programs gone."""
     before = kernelstate.state()

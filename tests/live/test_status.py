@@ -54,6 +54,7 @@ def test_top_prints_as_often_as_asked(own: Sensor) -> None:
     assert "\x1b" not in out
 
 
+@pytest.mark.contract("panic-8b")
 def test_a_drill_leaves_event_line_and_metric(own: Sensor) -> None:
     """The boot guard's, whose real state stays as it was."""
     since = len(own.documents())
@@ -65,6 +66,7 @@ def test_a_drill_leaves_event_line_and_metric(own: Sensor) -> None:
     assert json.loads(ask(own, "status", "--json"))["guard"]["strikes"] == 0
 
 
+@pytest.mark.hostile("restart")
 def test_a_kill_leaves_a_socket_that_says_so_and_the_next_sensor_takes(tmp_path: Path) -> None:
     """No command hangs on it."""
     with Sensor(tmp_path / "first") as first:

@@ -33,6 +33,8 @@ def _cold_rows(cold: SimpleNamespace, op: str) -> list[Document]:
     return [row for row in cold.truth["operations"] if row["op"] == op]
 
 
+@pytest.mark.contract("panic-4a")
+@pytest.mark.hostile("cold-page")
 def test_open_of_a_path_on_a_page_not_in_memory_has_path_and_inode(cold: SimpleNamespace) -> None:
     """Fresh mappings, discarded pages, and a path that ends on a cold page: 69 opens, in order."""
     rows = _cold_rows(cold, "open")
@@ -49,6 +51,7 @@ def test_open_of_a_path_on_a_page_not_in_memory_has_path_and_inode(cold: SimpleN
     ("op", "wanted"),
     [("chmod", "file-chmod"), ("rename", "file-rename"), ("unlink", "file-unlink"), ("mkdir", "file-mkdir")],
 )
+@pytest.mark.contract("panic-4a")
 def test_other_calls_with_a_cold_path_have_it_too(cold: SimpleNamespace, op: str, wanted: str) -> None:
     """The argument is read when the kernel has faulted it in."""
     seen = [get(d, "file.path") for d in of_kind(cold.documents, wanted) if get(d, "process.pid") == cold.truth["pid"]]
@@ -56,6 +59,7 @@ def test_other_calls_with_a_cold_path_have_it_too(cold: SimpleNamespace, op: str
     assert len(seen) == COLD
 
 
+@pytest.mark.hostile("cold-page")
 def test_exec_of_a_path_on_a_cold_page_is_seen(cold: SimpleNamespace) -> None:
     """The program is the kernel's own, not the argument."""
     rows = _cold_rows(cold, "exec")
@@ -68,6 +72,8 @@ def test_exec_of_a_path_on_a_cold_page_is_seen(cold: SimpleNamespace) -> None:
     assert seen == [(row["pid"], row["path"]) for row in rows]
 
 
+@pytest.mark.contract("panic-4a")
+@pytest.mark.hostile("cold-page")
 def test_connect_with_an_address_on_a_cold_page_has_the_address(cold: SimpleNamespace) -> None:
     """23 addresses, each another."""
     rows = _cold_rows(cold, "connect")
@@ -80,6 +86,7 @@ def test_connect_with_an_address_on_a_cold_page_has_the_address(cold: SimpleName
     assert len(seen) == COLD
 
 
+@pytest.mark.hostile("argument-race")
 def test_raced_open_reports_the_file_that_fstat_shows(race: SimpleNamespace) -> None:
     """1,009 opens whose path another thread swaps between entry and use: inode and path of each are right."""
     opens = race.truth["opens"]
@@ -95,6 +102,7 @@ def test_raced_open_reports_the_file_that_fstat_shows(race: SimpleNamespace) -> 
     assert seen == wanted
 
 
+@pytest.mark.hostile("argument-race")
 def test_raced_open_is_not_confused_by_a_link_that_changes(race: SimpleNamespace) -> None:
     """The link points elsewhere by the time anybody could look: both targets occur, each as opened."""
     assert len(set(race.truth["links"])) == 2
@@ -140,6 +148,7 @@ _ACTIONS = {
 }
 
 
+@pytest.mark.hostile("io-uring")
 def test_io_uring_is_seen_or_declared_as_missed(sensor: Sensor, workloads: Workloads, place: object) -> None:
     """Files opened, named, removed and sockets connected without a system call of that name, in three ways each."""
     truth, documents = sensor.watch(lambda: workloads.run("uring", place, 7))

@@ -92,6 +92,7 @@ def test_missing_rules_end_with_2(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.hostile("full-disk")
 def test_output_that_is_full_is_counted_and_the_daemon_goes_on(tmp_path: Path) -> None:
     """/dev/full refuses every write: metrics count it, the sensor stays ready and stops cleanly."""
     with Sensor(tmp_path / "sensor", output="/dev/full") as sensor:
@@ -112,6 +113,7 @@ def test_output_that_is_full_is_counted_and_the_daemon_goes_on(tmp_path: Path) -
     assert "Traceback" not in sensor.stderr()
 
 
+@pytest.mark.hostile("delimiters")
 def test_hostile_bytes_never_reach_a_terminal_raw(tmp_path: Path, workloads: Workloads) -> None:
     """The table on a terminal shows hostile arguments and file names, but no byte of theirs controls it."""
     place = tmp_path.resolve() / "place"

@@ -62,6 +62,7 @@ def test_what_was_put_is_got_under_its_own_name_only(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["process-a"]
 
 
+@pytest.mark.hostile("state-tampered")
 def test_a_file_that_others_can_write_is_not_used(tmp_path: Path) -> None:
     """Whoever can write it would decide what root loads into the kernel."""
     cache = Cache(tmp_path / "c")
@@ -78,6 +79,7 @@ def test_a_directory_that_others_can_write_gets_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "c").iterdir()) == []
 
 
+@pytest.mark.hostile("state-tampered")
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     """A name that leads elsewhere is no file of ours."""
     cache = Cache(tmp_path / "c")
@@ -116,6 +118,7 @@ def test_without_a_directory_nothing_is_kept_and_nothing_fails(tmp_path: Path) -
     assert Cache(tmp_path / "file" / "c").get("process", "a") is None
 
 
+@pytest.mark.hostile("kernel-upgrade")
 def test_keys_differ_in_every_part() -> None:
     """Parts don't run into each other."""
     assert len({key("a", "b"), key("ab", ""), key("", "ab"), key("a", "b", ""), key("b", "a")}) == 5

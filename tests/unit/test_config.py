@@ -147,6 +147,8 @@ def test_wrong_setting_is_refused_with_its_line(text, line, words):
     ('"\\e[2Jx": 1\n', "'\\x1b[2Jx'"),
     ("a" * (MAX_BYTES + 1), "is larger"),
 ])
+@pytest.mark.contract("content-7b")
+@pytest.mark.hostile("huge-settings")
 def test_hostile_yaml_is_refused_at_once_with_a_short_clean_message(text, word):
     """Depth, aliases, tags, duplicates and garbage end in one printable line, not a crash or a long wait."""
     began = time.process_time()
@@ -222,6 +224,7 @@ def test_descriptor_is_read_from_its_beginning_each_time(tmp_path):
         os.close(fd)
 
 
+@pytest.mark.hostile("odd-files")
 def test_fifo_directory_and_endless_device_are_refused_without_waiting(tmp_path):
     """Opening must not hang, and /dev/zero must not fill memory."""
     os.mkfifo(tmp_path / "fifo")
@@ -230,6 +233,7 @@ def test_fifo_directory_and_endless_device_are_refused_without_waiting(tmp_path)
             load(path)
 
 
+@pytest.mark.hostile("huge-settings")
 def test_file_over_the_limit_is_refused(tmp_path):
     """One byte more than 1 MiB is too much, even of comments."""
     path = tmp_path / "s.yaml"

@@ -85,6 +85,7 @@ def test_any_bytes_are_files_or_a_content_error(data: bytes, form: str) -> None:
 
 
 @given(st.integers(0, 10**9), st.integers(0, 7), st.sampled_from(["tar", "zip"]), st.booleans())
+@pytest.mark.hostile("hostile-content")
 def test_an_archive_with_a_bit_flipped_or_cut_short_is_files_or_a_content_error(
         at: int, bit: int, form: str, cut: bool) -> None:
     """What comes through still keeps to the bounds of names."""
@@ -111,6 +112,7 @@ def test_every_cut_of_a_packed_release_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["../a.yml", "/etc/passwd", "rules/../../a", "rules/.a", "rules/\x1b[2J", "rules\\a",
                                   "x/" * 9 + "a", "C:a"])
+@pytest.mark.hostile("hostile-content")
 def test_a_name_that_leads_out_is_refused_in_every_form(name: str) -> None:
     """And the message can't harm a terminal."""
     for data in (compressed(tar((entry(name), b"x"))), zipped((name, b"x"))):
@@ -156,6 +158,7 @@ def test_a_file_that_stands_twice_is_refused() -> None:
         archive.unpack(data, "release")
 
 
+@pytest.mark.hostile("hostile-content")
 def test_bombs_are_refused_by_what_they_grow_to() -> None:
     """A few kilobytes that become gigabytes, in each form, and a size that is only claimed."""
     zeros = bytes(archive.manifest.MAX_TOTAL + (16 << 20))
@@ -179,6 +182,7 @@ def test_a_frame_that_wants_a_huge_window_is_refused() -> None:
 
 
 @pytest.mark.parametrize("make", ["link", "fifo", "dangling", "hidden", "deep"])
+@pytest.mark.hostile("odd-files")
 def test_a_directory_with_something_strange_in_it_is_refused_without_waiting(tmp_path: Path, make: str) -> None:
     """Nothing is followed, nothing is waited for."""
     rules = tmp_path / "rules"

@@ -121,6 +121,8 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 
 @pytest.mark.parametrize("promotions", [0, 1, 2], ids=["shadow", "canary", "active"])
+@pytest.mark.contract("content-5")
+@pytest.mark.hostile("hostile-content")
 def test_the_deadly_release_is_gone_within_two_restarts_and_never_tried_again(fleet: Fleet, promotions: int) -> None:
     """Whatever stage it had got to; no exec goes unseen for long, and the daemon lives on."""
     fleet.start()

@@ -57,6 +57,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 @pytest.mark.parametrize("promotions", [0, 1, 2])
+@pytest.mark.contract("content-5")
 def test_a_release_that_kills_two_engines_is_gone_from_the_third(host: Host, promotions: int) -> None:
     """In shadow, in canary and as the active one; and the last known good one runs."""
     state = staged(2, proven())
@@ -76,6 +77,7 @@ def test_a_release_that_kills_two_engines_is_gone_from_the_third(host: Host, pro
     assert chosen["notices"][-1]["action"] == "rolled_back"
 
 
+@pytest.mark.contract("content-5")
 def test_a_release_that_takes_the_supervisor_down_too_is_gone_from_the_third_start(host: Host) -> None:
     """Starts are counted on disk before they happen: nobody has to live to tell."""
     host.put(staged(2, proven()))
@@ -113,6 +115,7 @@ def test_only_starts_and_new_releases_count_as_trials(host: Host) -> None:
     assert host.read().bad == {}
 
 
+@pytest.mark.contract("content-9")
 def test_the_ladder_goes_down_a_step_every_two_deaths_and_ends_at_observing(host: Host) -> None:
     """Last known good, built-in rules, none; then there is nothing left that could help."""
     host.put(proven()).start()
@@ -159,6 +162,7 @@ def test_without_a_store_only_the_ladder_is_left() -> None:
     assert json.loads(keeper.begin()[0])["level"] == "built-in"
 
 
+@pytest.mark.contract("content-8c")
 def test_the_kill_file_wins_over_everything(host: Host) -> None:
     """Seen while running and at a start; and it goes when the file goes."""
     host.put(staged(2, proven())).start()

@@ -109,12 +109,14 @@ def test_a_name_that_leads_out_or_can_harm_a_terminal_is_refused(name: str) -> N
 @pytest.mark.parametrize("name", ["sensor.yaml", "rules/a.py", "rules/a.so", "hooks/a.yml", "probes/a.c",
                                   "lists/a.yml",
                                   "lists/deep/a.txt", "golden/a.parquet", "actions/a.yml", "rules.yml", "state.json"])
+@pytest.mark.contract("content-8d")
 def test_content_is_rules_lists_and_golden_recording_only(name: str) -> None:
     """Whatever could bring hooks, actions or settings has no place in it."""
     with pytest.raises(ContentError, match="nothing else is taken"):
         manifest.parse(changed(files={name: {"sha256": EMPTY, "size": 0}}))
 
 
+@pytest.mark.contract("content-1a")
 def test_files_must_be_those_of_the_manifest() -> None:
     """One more, one less, one other: refused by its name."""
     about = Manifest("rules", 1, 1, 0, {"rules/a.yml": File(hashlib.sha256(b"a").hexdigest(), 1)})
@@ -125,6 +127,7 @@ def test_files_must_be_those_of_the_manifest() -> None:
             manifest.check_files(about, files, "r")
 
 
+@pytest.mark.contract("content-1a")
 def test_m_of_n_keys_must_have_signed() -> None:
     """Each counts once, however often it signed; one that is not configured doesn't count."""
     one, two = signing.sign(b"m", PEM), signing.sign(b"m", OTHER_PEM)

@@ -46,11 +46,13 @@ CALM = Signals(seconds=100, events=5000, lost=0, mean_ns=20_000, alerts=5, base_
     ({"alerts": 500, "base_alerts": None, "base_mean_ns": None}, HEALTHY),
     ({"fault": "ValueError"}, "fault"),
 ])
+@pytest.mark.contract("content-4")
 def test_what_is_healthy_and_what_is_not(change: dict[str, Any], verdict: str) -> None:
     """One signal at a time."""
     assert judge(replace(CALM, **change), SETTINGS) == verdict
 
 
+@pytest.mark.contract("content-4")
 def test_a_release_much_slower_than_the_one_before_is_taken_back() -> None:
     """Even within the absolute bound, once it costs something."""
     settings = replace(SETTINGS, event_us=10_000)
@@ -114,6 +116,7 @@ def turned(part: Part, how: RuleLoad) -> Ready | None:
     return None
 
 
+@pytest.mark.contract("content-3")
 def test_in_shadow_the_release_is_evaluated_and_counted_and_nothing_is_sent(host: Host) -> None:
     """In canary it is the other way round."""
     part = host.part(host.selection(host.place.good, host.staged, "shadow"))
@@ -152,6 +155,7 @@ def test_rules_on_trial_that_raise_are_asked_once_and_taken_back() -> None:
     assert judge(signals(compared, "shadow", 1, 0, 0), SETTINGS) == "fault"
 
 
+@pytest.mark.contract("content-3")
 def test_a_verdict_is_sent_once_when_the_hold_is_over(host: Host) -> None:
     """And a stage in which something was lost begins anew."""
     part = host.part(host.selection(host.place.good, host.staged, "shadow"))
@@ -167,6 +171,7 @@ def test_a_verdict_is_sent_once_when_the_hold_is_over(host: Host) -> None:
     assert host.sent == [control.Verdict(host.staged, "")]
 
 
+@pytest.mark.contract("content-4")
 def test_a_flood_of_alerts_takes_the_release_back(host: Host) -> None:
     """At once, not when the hold is over."""
     part = host.part(host.selection(host.staged, host.place.good, "canary"))
@@ -238,6 +243,7 @@ def test_a_host_without_time_to_read_a_release_is_no_fault_of_the_release(
     assert host.sent == []
 
 
+@pytest.mark.contract("content-9")
 def test_the_lower_steps_of_the_ladder_read_no_release(host: Host) -> None:
     """Built-in rules, then none."""
     part = host.part(Selection(level="built-in"))
@@ -258,6 +264,7 @@ def test_a_release_takes_the_place_of_the_default_rules_and_leaves_the_operators
     assert sorted(rule.name for rule in part.first(load()).rules.rules) == ["Finds bad", "Mine"]
 
 
+@pytest.mark.contract("content-8b")
 def test_an_expired_release_goes_on_and_is_told_once(host: Host) -> None:
     """As an event, and in the log."""
     told: list[Any] = []

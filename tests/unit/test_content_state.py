@@ -34,6 +34,7 @@ def proven(version: int = 1, state: State | None = None) -> State:
     return state
 
 
+@pytest.mark.contract("content-3")
 def test_a_release_goes_through_shadow_canary_and_active_before_it_is_known_good() -> None:
     """And only in canary are its rules those that raise alerts."""
     state = staged()
@@ -74,6 +75,7 @@ def test_a_rollback_of_what_is_known_good_goes_further_back_to_the_built_in_rule
         states.rollback(state, "operator", 1.0)
 
 
+@pytest.mark.contract("content-8a")
 def test_versions_only_rise_unless_the_operator_says_so() -> None:
     """Also after a rollback: what was once here is the mark."""
     state = proven(3)
@@ -87,6 +89,7 @@ def test_versions_only_rise_unless_the_operator_says_so() -> None:
     assert state.floor == 2
 
 
+@pytest.mark.contract("content-8c")
 def test_revoked_releases_are_left_wherever_they_are() -> None:
     """Running, on trial, known good, or not here yet."""
     state = staged(3, proven(2, proven()))
@@ -99,6 +102,7 @@ def test_revoked_releases_are_left_wherever_they_are() -> None:
 
 @given(steps=st.lists(st.tuples(st.sampled_from(["stage", "promote", "rollback", "revoke"]), st.integers(1, 5)),
                       max_size=25))
+@pytest.mark.contract("content-4")
 def test_whatever_is_done_nothing_bad_runs_and_the_state_survives_the_disk(
         steps: list[tuple[str, int]], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Invariants over any order of commands."""
@@ -124,6 +128,7 @@ def test_whatever_is_done_nothing_bad_runs_and_the_state_survives_the_disk(
     assert states.read(store) == state
 
 
+@pytest.mark.hostile("state-tampered")
 def test_a_state_that_is_none_is_refused_with_what_to_do(tmp_path: Path) -> None:
     """Cut short, of another format, with a path for an id."""
     states.write(str(tmp_path), proven())
@@ -136,6 +141,7 @@ def test_a_state_that_is_none_is_refused_with_what_to_do(tmp_path: Path) -> None
             states.read(str(tmp_path))
 
 
+@pytest.mark.hostile("full-disk")
 def test_a_full_disk_leaves_the_old_state_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is replaced whole or not at all."""
     store = str(tmp_path)

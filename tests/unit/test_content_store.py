@@ -48,6 +48,7 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
+@pytest.mark.contract("content-2a")
 def test_a_sound_release_is_staged_and_lies_in_the_store_as_it_was(place: Place) -> None:
     """Nothing else changes: it is in shadow."""
     (place.source / "lists/admins.txt").write_text("# who\nann\nbob\n")
@@ -134,6 +135,8 @@ def placeholder_without_list(place: Place) -> None:
     (no_rules, "no rule in it that this sensor can run"),
     (placeholder_without_list, r"three\.yml:.*nobody"),
 ])
+@pytest.mark.contract("content-2a", "content-2b")
+@pytest.mark.hostile("hostile-content")
 def test_a_release_that_may_not_run_is_refused_with_its_place_and_what_runs_stays(
         place: Place, spoil: Callable[[Place], None], words: str) -> None:
     """Well signed, and wrong: the reason is said, the id is poisoned, nothing is left on disk."""
@@ -151,6 +154,7 @@ def test_a_release_that_may_not_run_is_refused_with_its_place_and_what_runs_stay
         place.stage(path)
 
 
+@pytest.mark.contract("content-1a")
 def test_unsigned_wrongly_signed_or_changed_releases_are_refused(place: Place) -> None:
     """Before a byte of their files is looked at; and nobody's id is poisoned by somebody else's forgery."""
     for path, words in ((place.next(pems=()), "signed by 0"), (place.next(pems=(OTHER_PEM,)), "signed by 0")):
@@ -176,6 +180,7 @@ def test_two_of_two_keys(place: Place) -> None:
     assert len(store.stage(str(path), place.store, settings, {})[0].signers) == 2
 
 
+@pytest.mark.contract("content-1b")
 def test_unsigned_content_is_taken_from_a_trusted_path_only(place: Place) -> None:
     """By where it really is, not by a link to it; and a signature that is there must be sound even so."""
     trusted, elsewhere = place.folder / "trusted", place.folder / "trusted-not"
@@ -193,6 +198,8 @@ def test_unsigned_content_is_taken_from_a_trusted_path_only(place: Place) -> Non
         store.stage(str(trusted / "w.tar.zst"), place.store, settings, {})
 
 
+@pytest.mark.contract("content-1a")
+@pytest.mark.hostile("hostile-content")
 def test_old_expired_and_too_new_releases_are_refused(place: Place) -> None:
     """Versions rise; what has expired is not begun; what needs other events says so."""
     with pytest.raises(UsageError, match="allow-downgrade"):
@@ -208,6 +215,7 @@ def test_old_expired_and_too_new_releases_are_refused(place: Place) -> None:
     assert place.stage(release(place.source, place.folder / "old", 4), downgrade=True) == place.state().staged
 
 
+@pytest.mark.contract("content-8c")
 def test_a_revocation_ends_a_release_that_runs(place: Place) -> None:
     """Alone, or in a newer release; signed like any."""
     (place.folder / "none").mkdir()
@@ -218,6 +226,7 @@ def test_a_revocation_ends_a_release_that_runs(place: Place) -> None:
         place.stage(place.folder / "good.tar.zst")
 
 
+@pytest.mark.hostile("full-disk")
 def test_a_full_disk_while_writing_changes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the state nor the directory of releases."""
     path = place.next()
@@ -236,6 +245,7 @@ def test_a_full_disk_while_writing_changes_nothing(place: Place, monkeypatch: py
     assert len(os.listdir(Path(place.store, "releases"))) == 2
 
 
+@pytest.mark.hostile("hostile-content")
 def test_a_bit_that_flipped_on_disk_is_noticed_before_it_is_read(place: Place) -> None:
     """In a rule or in the manifest itself."""
     folder = Path(store.place(place.store, place.good))
@@ -249,6 +259,7 @@ def test_a_bit_that_flipped_on_disk_is_noticed_before_it_is_read(place: Place) -
 
 
 @pytest.mark.parametrize("data", [b"", b"[" * 100_000, b"\x28\xb5\x2f\xfd", b"PK\x03\x04", bytes(1 << 20)])
+@pytest.mark.contract("content-7a")
 def test_what_is_no_release_is_refused_by_the_child(place: Place, data: bytes) -> None:
     """With the path and the reason, whatever it is."""
     (place.folder / "x").write_bytes(data)
@@ -263,6 +274,7 @@ def test_what_is_no_release_is_refused_by_the_child(place: Place, data: bytes) -
     ("spin", "processor time"), ("swell", "memory"), ("crash", "signal 11"), ("gush", "answer of more"),
     ("network", "PermissionError"), ("program", "PermissionError"), ("sleep", "took more than 2 s"),
 ])
+@pytest.mark.contract("content-7a")
 def test_a_child_that_is_taken_over_gets_nowhere(deed: str, words: str) -> None:
     """No endless loop, no memory, no flood of output, no socket, no other program."""
     code = "from tests.unit import content_hostile; import sys; print(content_hostile.reason(sys.argv[1]))"
@@ -280,6 +292,7 @@ def test_a_child_of_root_is_nobody() -> None:
     assert "CapEff 0000000000000000" in done.stdout
 
 
+@pytest.mark.contract("content-7a")
 def test_an_answer_of_a_child_that_was_taken_over_is_not_believed() -> None:
     """Names are checked again by who reads it."""
     from sensor.content import tasks
@@ -299,6 +312,7 @@ def test_limits_of_the_contract() -> None:
 # --- commands ------------------------------------------------------------------------------------
 
 
+@pytest.mark.contract("content-6")
 def test_commands_from_key_to_rollback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """keygen, pack, sign, verify, stage, promote, show, rollback: none of them needs a running sensor."""
     key, out, settings, place = (str(tmp_path / name) for name in ("key", "r.tar.zst", "s.yaml", "store"))

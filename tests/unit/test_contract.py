@@ -24,6 +24,7 @@ def load_64(low: int, high_opcode: int) -> bytes:
     return struct.pack("<BBhi", 0x18, 0, 0, low) + struct.pack("<BBhi", high_opcode, 0, 0, 36)
 
 
+@pytest.mark.contract("panic-2a")
 def test_every_call_is_found_and_constants_are_none() -> None:
     """The second half of a wide constant is data, even where it reads like a call of probe_write_user."""
     code = call(113) + load_64(7, 0x85) + call(1) + call(9, source=1) + EXIT
@@ -41,11 +42,13 @@ def test_every_call_is_found_and_constants_are_none() -> None:
     (6, EXIT, "program type 6"),  # XDP
     (27, EXIT, "program type 27"),  # struct_ops
 ])
+@pytest.mark.contract("panic-1b", "panic-2a", "panic-4a", "panic-13")
 def test_what_the_contract_excludes_is_named(kind: int, code: bytes, said: str) -> None:
     """Each of them has taken a host down somewhere, or lets a program change what it watches."""
     assert contract.faults(kind, code) == [said]
 
 
+@pytest.mark.contract("panic-1b")
 def test_map_types_outside_of_the_list_are_named() -> None:
     """LRU and stack maps have had deadlocks of their own."""
     assert contract.map_faults([Table("fine", 1, 4, 4, 1, 0), Table("lru", 9, 4, 4, 1, 0)]) == ["map lru of type 9"]
@@ -59,6 +62,7 @@ def test_half_an_instruction_is_no_program() -> None:
 
 @given(st.lists(st.one_of(st.integers(0, 300).map(lambda n: ("call", n)), st.binary(min_size=8, max_size=8).map(
     lambda raw: ("wide", raw))), max_size=40))
+@pytest.mark.contract("panic-2a")
 def test_calls_are_exactly_those_between_constants(parts: list[tuple[str, int | bytes]]) -> None:
     """Whatever bytes the constants have."""
     code = b"".join(call(value) if isinstance(value, int) else struct.pack("<BBhi", 0x18, 0, 0, 0) + value

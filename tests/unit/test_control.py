@@ -21,6 +21,7 @@ def test_a_plan_reads_back_as_it_was_written() -> None:
 
 
 @given(st.binary(max_size=200))
+@pytest.mark.hostile("hostile-control")
 def test_short_garbage_is_no_message(data: bytes) -> None:
     """Only exact sizes with a known magic are messages."""
     assert control.kind_of(data) in (b"", control.MAGIC_READY, control.MAGIC_BEAT)
@@ -29,6 +30,7 @@ def test_short_garbage_is_no_message(data: bytes) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(4, control.PLAN_BYTES - 1), st.integers(0, 255)), max_size=20))
+@pytest.mark.hostile("hostile-control")
 def test_a_damaged_plan_is_refused_or_within_bounds(damage: list[tuple[int, int]]) -> None:
     """Whatever the engine writes, what comes out is within the fixed bounds."""
     data = bytearray(REQUEST.pack())

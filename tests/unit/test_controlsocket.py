@@ -78,6 +78,7 @@ def test_every_request_is_read_as_it_was_written() -> None:
 
 
 @given(st.binary(max_size=24))
+@pytest.mark.hostile("hostile-control")
 def test_any_bytes_are_a_request_or_nothing(data: bytes) -> None:
     """What is taken is exactly what pack() writes: no second form of a request, no exception."""
     request = parse(data)
@@ -104,6 +105,7 @@ def test_a_request_is_answered_and_the_connection_closed(served: Served) -> None
 
 @pytest.mark.parametrize("data", [b"x", b"\0" * 8, b"SCT1\xff\xff\xff\xff", b"{" * 100_000,
                                   Request(STATUS).pack() + b"x"])
+@pytest.mark.hostile("hostile-control")
 def test_anything_else_is_hung_up_on(served: Served, data: bytes) -> None:
     """Without an answer, and without anybody being asked for one."""
     assert served.ask(data) == b""
@@ -118,6 +120,7 @@ def test_the_socket_is_the_owners_alone(served: Served) -> None:
     assert stat.S_IMODE(mode) == 0o600
 
 
+@pytest.mark.hostile("hostile-control")
 def test_another_user_gets_no_answer(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mode is not all that protects it: the kernel says who is at the other end."""
     monkeypatch.setattr(controlsocket, "peer_uid", lambda _connection: 4_000_000)
@@ -138,6 +141,7 @@ def test_clients_that_ask_nothing_are_few(served: Served) -> None:
         each.close()
 
 
+@pytest.mark.hostile("hostile-control")
 def test_requests_are_limited_in_number_a_second(served: Served) -> None:
     """After a burst no more than ten a second are answered; they come again with time."""
     answers = [served.ask(Request(STATUS).pack()) for _ in range(40)]
@@ -197,6 +201,7 @@ def test_a_socket_that_a_killed_sensor_left_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["file", "link", "open", "directory link"])
+@pytest.mark.hostile("state-tampered")
 def test_a_place_that_is_not_ours_is_refused(tmp_path: Path, how: str) -> None:
     """A file in the way is not removed, a link not followed, a directory that others write not used; and it is said."""
     place, elsewhere = tmp_path / "run", tmp_path / "elsewhere"

@@ -49,6 +49,7 @@ def one(text: str) -> Crash:
     (texts.MACHINE_CHECK_6_1, "panic", True, "", "", None),
 ])
 @pytest.mark.parametrize("stamped", [False, True])
+@pytest.mark.contract("panic-12a")
 def test_each_kind_is_one_report_with_its_facts(text: str, kind: str, fatal: bool, release: str, comm: str,
                                                 pid: int | None, stamped: bool) -> None:
     """With and without the time that printk puts in front."""
@@ -113,6 +114,7 @@ def test_the_end_of_a_log_full_of_reports_counts() -> None:
     assert found[-1].kind == "sysrq"
 
 
+@pytest.mark.contract("panic-12a")
 def test_a_title_that_a_program_can_forge_is_no_crash() -> None:
     """A process may call itself "Oops: 0000 [#1]" and fault; its name has no call trace."""
     assert crashes("traps: x\nkernel BUG at a\n trap divide error ip:55 sp:7f error:0 in x[55+1]\n") == []
@@ -162,6 +164,7 @@ _WORDS = st.sampled_from([
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.one_of(_WORDS, st.text(max_size=60)), max_size=80))
+@pytest.mark.contract("panic-12a")
 def test_any_text_is_parsed_within_bounds(parts: list[str]) -> None:
     """Nothing raises; nothing grows beyond its bound."""
     for crash in crashes("\n".join(parts)):

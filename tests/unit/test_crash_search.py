@@ -61,6 +61,7 @@ def test_any_records_are_joined(parts: list[tuple[str, bytes, float]]) -> None:
     assert sum(len(data) for data, _ in sources.join(parts)) <= sum(len(data) for _, data, _ in parts)
 
 
+@pytest.mark.contract("panic-12a")
 def test_every_place_is_searched(tmp_path: Path) -> None:
     """pstore, its archive with and without a joined text, both forms of kdump, the kernel's log."""
     places = {"sys/fs/pstore/dmesg-ramoops-0": "Panic#1 Part1\n1", "var/lib/systemd/pstore/1700/dmesg.txt": "2",
@@ -86,6 +87,8 @@ def test_every_place_is_searched(tmp_path: Path) -> None:
     assert asked == [-1, 0]
 
 
+@pytest.mark.contract("panic-12a")
+@pytest.mark.hostile("odd-files")
 def test_links_devices_and_pipes_are_not_read(tmp_path: Path) -> None:
     """Nobody waits for a pipe in /var/crash, and a link does not lead to /etc/shadow."""
     place = tmp_path / "sys/fs/pstore"
@@ -108,6 +111,7 @@ def test_a_large_dump_is_read_from_its_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("script", "seconds", "expected"), [
     ("echo one; echo two", 60.0, b"one\ntwo\n"), ("exec sleep 600", 0.5, None), ("exit 1", 60.0, None),
     ("exec yes", 60.0, "bounded")])
+@pytest.mark.contract("panic-12a")
 def test_journalctl_has_a_limit_of_time_and_size(tmp_path: Path, script: str, seconds: float, expected: object) -> None:
     """One that hangs or floods is ended, and what it said till then counts."""
     program = tmp_path / "journalctl"
@@ -133,6 +137,7 @@ def dump(text: str, source: str = "pstore", **more: object) -> Dump:
     return Dump(source, "dump", texts.stamped(text).encode(), at=500.0, **more)  # type: ignore[arg-type]
 
 
+@pytest.mark.contract("panic-12a")
 def test_a_crash_in_three_places_is_one_and_the_fullest_report_counts() -> None:
     """The journal ended before the panic."""
     short = texts.NULL_IN_OWN_5_10.partition("Kernel panic")[0]
@@ -227,6 +232,7 @@ def test_the_event_has_a_value_for_each_field_and_says_whom_and_why() -> None:
     assert "sh[388]" in detail(found)
 
 
+@pytest.mark.contract("panic-12b")
 def test_metrics_count_crashes_and_tell_what_the_guard_does() -> None:
     """A warning that ended nothing is none; restricted is reduced, though no probe has failed."""
     found = examine(dump(texts.SYSRQ_6_1), dump(texts.WARNING_7_0.partition("Kernel panic")[0]))

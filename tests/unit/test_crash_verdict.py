@@ -36,6 +36,7 @@ def verdict(text: str, own: Own = OWN) -> Verdict:
     (texts.VERIFIER_6_12, "self", "sensor", "sensor-load", "likely"),
     (texts.NETDEV_6_1, "other", "driver", "acme_net", "likely"),
 ])
+@pytest.mark.contract("panic-12b")
 def test_each_report_is_attributed_to_what_ran(text: str, attributed: str, kind: str, component: str,
                                                confidence: str) -> None:
     found = verdict(text)
@@ -58,6 +59,7 @@ def test_a_program_of_ours_that_was_only_interrupted_is_a_bystander() -> None:
     assert f"bpf_prog_{texts.TAG}_{texts.NAME}, ours: interrupted, it did not run" in found.evidence
 
 
+@pytest.mark.contract("panic-12b")
 def test_a_stale_frame_of_ours_is_no_proof() -> None:
     """A question mark: the unwinder found the address, not a call."""
     text = texts.BUG_5_10.replace(" kfree+", f" ? bpf_prog_{texts.TAG}_{texts.NAME}+0x2b/0x9f0\n kfree+")

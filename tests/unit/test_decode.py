@@ -77,6 +77,7 @@ def test_every_event_reads_back_what_was_written(data: st.DataObject) -> None:
 
 
 @given(st.binary(max_size=400))
+@pytest.mark.hostile("malformed-record")
 def test_garbage_is_refused_and_never_raises_anything_else(data: bytes) -> None:
     """Whatever bytes come, the answer is a record or a RecordError."""
     try:
@@ -86,6 +87,7 @@ def test_garbage_is_refused_and_never_raises_anything_else(data: bytes) -> None:
 
 
 @given(st.data())
+@pytest.mark.hostile("malformed-record")
 def test_a_damaged_record_never_reads_outside_itself(data: st.DataObject) -> None:
     """Bit flips and cuts in a sound record end in a record or in a RecordError."""
     event = data.draw(st.sampled_from(KERNEL_EVENTS))

@@ -79,6 +79,7 @@ def test_a_long_text_fits_the_event() -> None:
 # --- the boot guard -------------------------------------------------------------------------------
 
 
+@pytest.mark.contract("panic-8b")
 def test_the_guard_is_rehearsed_and_the_real_one_stays_as_it_was(tmp_path: Path) -> None:
     """Full, minimal, passive, full again; no file of the real state is changed, none is left."""
     running = oversight(tmp_path)
@@ -117,6 +118,7 @@ def test_the_supervisor_answers_with_its_drills(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.contract("content-4")
 def test_a_rollout_that_goes_wrong_ends_at_the_known_good_release() -> None:
     """Really packed, signed, checked in children, staged, and taken back."""
     said: list[str] = []

@@ -110,6 +110,7 @@ def test_reload_takes_new_rules_though_another_was_broken_before(engine: Engine,
 
 
 @pytest.mark.parametrize("text", ["title: [\n", RULE.format(name="first", number=1, condition="nowhere")])
+@pytest.mark.contract("content-2b")
 def test_reload_with_a_rule_that_has_broken_keeps_the_old_set(
         engine: Engine, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A typing mistake costs no detection: the rule goes on as it was, and the place is said."""
@@ -152,6 +153,7 @@ def test_a_rule_directory_that_cannot_be_read_is_refused_by_name(tmp_path: Path,
 
 
 @pytest.mark.parametrize("unread", [False, True])
+@pytest.mark.hostile("kill")
 def test_a_supervisor_that_is_killed_ends_the_engine_with_one_sentence(engine: Engine, unread: bool) -> None:
     """What it had not read makes of the end of the channel a reset; that is no reason for a traceback."""
     if unread:
@@ -181,6 +183,7 @@ def test_a_child_that_goes_wrong_costs_the_reload_and_nothing_else(
 
 
 @pytest.mark.parametrize("text", ["[" * 50_000, "a: &a [x]\nb: [*a, *a]\n"])
+@pytest.mark.contract("content-2b")
 def test_a_file_made_to_harm_parsers_leaves_the_old_rules(engine: Engine, tmp_path: Path, text: str) -> None:
     """Where a rule was, and where none was, in which case the others are taken."""
     (tmp_path / "first.yml").write_text(text)
@@ -278,6 +281,7 @@ ID = "00000000-0000-4000-8000-000000000001"
 
 
 @pytest.mark.parametrize("reason", ["cpu_time", "alerts"])
+@pytest.mark.contract("content-7d")
 def test_a_rule_over_its_budget_is_disabled_with_event_metric_and_log_until_a_reload(
         tmp_path: Path, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The others go on."""

@@ -34,6 +34,7 @@ def start(state: State, boot: str, version: str = "1") -> State:
     return guard.arm(state, armed(boot, state.mode)) if state.mode != PASSIVE else state
 
 
+@pytest.mark.contract("panic-8b")
 def test_two_bad_ends_lead_to_minimal_and_then_to_passive() -> None:
     """And passive it stays, boot after boot."""
     state = start(State(version="1"), "a")
@@ -47,6 +48,7 @@ def test_two_bad_ends_lead_to_minimal_and_then_to_passive() -> None:
     assert [each.boot_id for each in state.history] == ["a", "b"]
 
 
+@pytest.mark.contract("panic-8a")
 def test_a_clean_stop_is_no_strike() -> None:
     state = start(State(version="1"), "a")
     state = guard.disarm(state, state.armed[0])
@@ -79,6 +81,7 @@ def test_two_sensors_in_one_bad_boot_are_one_strike() -> None:
     assert guard.begin(state, "1", "b", lambda _each: True).strikes == 1
 
 
+@pytest.mark.contract("panic-8b")
 def test_a_new_version_begins_anew() -> None:
     """What the old one did is kept as history, its tags too, and is not held against the new one."""
     state = start(start(start(State(version="1"), "a"), "b"), "c")
@@ -123,10 +126,13 @@ def test_a_file_that_is_none_of_ours_is_no_file(tmp_path: Path, content: bytes) 
                     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
                         st.sampled_from(["format", "version", "strikes", "trial", "armed", "history", "programs",
                                          "boot_id", "pid", "time", "tags", "processes"]), inner, max_size=6)))
+@pytest.mark.hostile("state-tampered")
 def test_any_json_is_a_state(value: object) -> None:
     assert guard.parse(json.dumps(value).encode()).mode in (FULL, MINIMAL, PASSIVE)
 
 
+@pytest.mark.contract("panic-8a")
+@pytest.mark.hostile("full-disk")
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk: the record is whole, the part is gone."""
     path = tmp_path / "file"
@@ -142,6 +148,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     assert read_small(path, 10) == b"old"
 
 
+@pytest.mark.hostile("state-tampered")
 def test_a_link_in_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / guard.NAME).symlink_to("/etc/passwd")
     with pytest.raises(OSError, match="symbolic"):
@@ -162,6 +169,7 @@ def oversight(home: Path, said: list[str], boot: str = "a") -> Oversight:
     return made
 
 
+@pytest.mark.contract("panic-8a")
 def test_the_record_is_on_disk_before_arm_returns_and_names_the_programs_after(tmp_path: Path, said: list[str]) -> None:
     """Boot, kernel, process, version; then tags, which later boots keep."""
     made = oversight(tmp_path, said)
@@ -178,6 +186,7 @@ def test_the_record_is_on_disk_before_arm_returns_and_names_the_programs_after(t
     assert said == []
 
 
+@pytest.mark.contract("panic-8b")
 def test_minimal_is_process_events_by_tracepoints(tmp_path: Path, said: list[str]) -> None:
     """What the settings force onto other hooks is dropped with its event's family."""
     first = oversight(tmp_path, said)
@@ -192,6 +201,7 @@ def test_minimal_is_process_events_by_tracepoints(tmp_path: Path, said: list[str
     assert "ended badly" in second.restriction
 
 
+@pytest.mark.contract("panic-8b")
 def test_the_guards_passive_mode_ends_with_a_reset_that_a_running_supervisor_sees(tmp_path: Path,
                                                                                  said: list[str]) -> None:
     for boot in "abc":
@@ -205,6 +215,7 @@ def test_the_guards_passive_mode_ends_with_a_reset_that_a_running_supervisor_see
     assert made.standing().mode == FULL
 
 
+@pytest.mark.contract("panic-8c")
 def test_the_operators_switch_wins_over_the_guard(tmp_path: Path, said: list[str]) -> None:
     """On: nothing is loaded; off: as before. Twice is once."""
     made = oversight(tmp_path, said)
@@ -225,6 +236,7 @@ def test_any_file_of_that_name_means_passive(tmp_path: Path, content: bytes) -> 
     assert killswitch.passive_since(tmp_path) == 0.0
 
 
+@pytest.mark.contract("panic-8c")
 def test_file_and_kernel_command_line_switch_off(tmp_path: Path) -> None:
     """Only the very word counts."""
     (tmp_path / "proc").mkdir()
@@ -238,6 +250,7 @@ def test_file_and_kernel_command_line_switch_off(tmp_path: Path) -> None:
     assert found is not None and found.fix == "sudo rm /etc/sensor/disable"
 
 
+@pytest.mark.hostile("full-disk")
 def test_without_a_state_directory_the_sensor_runs_and_says_so_once(tmp_path: Path, said: list[str]) -> None:
     """Whoever fills the disk must not blind it."""
     (tmp_path / "state").write_text("no directory")

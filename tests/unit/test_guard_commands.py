@@ -42,6 +42,7 @@ def test_crashes_is_empty_and_fine_where_nothing_was_found(home: Path, capsys: p
     assert json.loads(capsys.readouterr().out) == {"counts": {"self": 0, "other": 0, "unknown": 0}, "crashes": []}
 
 
+@pytest.mark.contract("panic-12b")
 def test_crashes_are_shown_with_whom_and_why(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The table has a line for each, JSON everything."""
     fill(home, texts.SYSRQ_6_1, texts.NULL_IN_OWN_5_10, texts.BUG_5_10)
@@ -103,6 +104,7 @@ def test_guard_reset_writes_nothing_where_nothing_is(home: Path) -> None:
     assert not (home / guard.NAME).exists()
 
 
+@pytest.mark.contract("content-6")
 def test_passive_is_kept_and_shown(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without anything running; the second time changes nothing."""
     assert cli.call(["passive", "on"]) == 0
@@ -137,6 +139,7 @@ def test_without_the_right_to_the_state_the_fix_is_named(home: Path, words: list
     assert f"sudo sensor {' '.join(words)}" in capsys.readouterr().err
 
 
+@pytest.mark.contract("panic-8c")
 def test_run_refuses_where_it_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """The units' conditions are not all there is: the daemon looks itself."""
     monkeypatch.setattr(killswitch, "disabled", lambda: HostError("switched off", "rm"))

@@ -88,6 +88,7 @@ def test_failing_snapshot_is_an_answer_not_a_crash(server: MetricsServer, state:
     assert get(server, "/metrics")[0] == 200
 
 
+@pytest.mark.hostile("broken-sink")
 def test_silent_clients_do_not_keep_a_scraper_out(server: MetricsServer) -> None:
     """A few connections that say nothing leave a slot free; garbage is shrugged off."""
     idle = [socket.create_connection(server.address) for _ in range(3)]

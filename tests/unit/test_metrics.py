@@ -112,6 +112,7 @@ def test_counts_arrive_where_they_belong() -> None:
     assert found["sensor_event_latency_seconds_sum", (("type", "file_open"),)] == pytest.approx(9.0205)
 
 
+@pytest.mark.hostile("cardinality")
 def test_series_stay_below_a_thousand_with_thousands_of_rules() -> None:
     """No content and no attacker makes a scrape grow."""
     few, many = samples(scrape(full())), samples(scrape(full(5000)))
@@ -142,6 +143,7 @@ def test_openmetrics_is_served_by_accept_and_is_sound() -> None:
     assert body.endswith(b"# EOF\n")
 
 
+@pytest.mark.hostile("delimiters")
 def test_label_values_of_an_attacker_stay_one_line() -> None:
     """Quotes, backslashes and newlines in a label are escaped."""
     hostile = 'a"b\\c\nsensor_fake 1'

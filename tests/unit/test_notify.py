@@ -11,6 +11,7 @@ from sensor import notify
 from sensor.notify import Notifier
 
 
+@pytest.mark.hostile("broken-sink")
 def test_a_manager_that_does_not_read_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its queue is full after some lines: the rest is dropped, and the sensor can still be stopped."""
     monkeypatch.setattr(notify, "_SECONDS", 0.001)

@@ -16,6 +16,7 @@ TEXT = st.binary(max_size=60).map(lambda raw: raw.decode("utf-8", "surrogateesca
 
 
 @given(executable=TEXT, arguments=st.lists(TEXT, max_size=5), name=TEXT)
+@pytest.mark.hostile("delimiters")
 def test_any_bytes_in_paths_and_arguments_survive_a_round_trip(executable: str, arguments: list[str],
                                                                       name: str) -> None:
     """Whatever a process was called with, reading gives back what was written."""

@@ -53,6 +53,7 @@ def test_each_document_is_one_line(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.hostile("broken-sink")
 def test_torn_line_is_never_followed_by_a_glued_one(tmp_path: Path) -> None:
     """After a disk was full in mid-line, the next line starts on its own."""
     path = tmp_path / "out"
@@ -93,6 +94,7 @@ def test_file_that_ends_in_a_torn_line_is_continued_on_a_fresh_one(tmp_path: Pat
     assert orjson.loads(lines(path)[1])["event"]["sequence"] == 3
 
 
+@pytest.mark.hostile("full-disk")
 def test_full_disk_costs_documents_and_goes_on() -> None:
     """The daemon survives /dev/full, and counts."""
     output = open_output("/dev/full")
@@ -118,6 +120,7 @@ def pipe_output(**keywords: object) -> tuple[JsonLines, int]:
     return JsonLines(writer, path=Path("pipe"), **keywords), reader  # type: ignore[arg-type]
 
 
+@pytest.mark.hostile("broken-sink")
 def test_reader_that_stalls_costs_documents_not_time() -> None:
     """A pipe nobody reads blocks a write for its patience, and later ones not at all."""
     output, reader = pipe_output(patience=0.05)
@@ -137,6 +140,7 @@ def test_reader_that_stalls_costs_documents_not_time() -> None:
     output.close()
 
 
+@pytest.mark.hostile("broken-sink")
 def test_reader_that_went_away_is_counted_as_closed() -> None:
     """EPIPE is a reason of its own."""
     output, reader = pipe_output()
@@ -165,6 +169,7 @@ def test_undecodable_document_is_dropped_and_counted(tmp_path: Path) -> None:
     assert (output.counts.errors["encode"], output.counts.events) == (1, 1)
 
 
+@pytest.mark.hostile("broken-sink")
 def test_reopen_follows_a_rotated_log(tmp_path: Path) -> None:
     """After logrotate moved the file away, writing goes on in a new one of the old name."""
     path = tmp_path / "out"

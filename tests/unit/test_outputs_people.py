@@ -31,6 +31,7 @@ RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\
 
 
 @given(st.text() | st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape")))
+@pytest.mark.hostile("delimiters")
 def test_terminal_safe_text_has_nothing_that_acts(text: str) -> None:
     """No control character, no reordering, nothing that can't be encoded."""
     safe = terminal_safe(text)
@@ -120,6 +121,7 @@ def test_width_is_asked_of_the_terminal() -> None:
     os.close(follower)
 
 
+@pytest.mark.hostile("broken-sink")
 def test_terminal_that_went_away_costs_rows_not_the_daemon() -> None:
     """Counted as any output's failures; a one-shot command learns of the broken pipe."""
     reader, writer = os.pipe()
@@ -217,6 +219,7 @@ def test_level_becomes_priority(level: str, priority: bytes) -> None:
     assert fields_of(encode_entry(alert(level=level)))["PRIORITY"] == [priority]
 
 
+@pytest.mark.hostile("delimiters")
 def test_no_value_can_add_a_field_to_the_journal() -> None:
     """A newline in a command line is framed by length; undecodable bytes are passed on as they are."""
     document = alert()
@@ -244,6 +247,7 @@ def test_entry_too_large_for_a_datagram_travels_in_a_sealed_file(journal: socket
     output.close()
 
 
+@pytest.mark.hostile("broken-sink")
 def test_journal_that_is_away_or_busy_costs_entries_not_time(journal: socket.socket, tmp_path: Path) -> None:
     """Counted by reason; found again when it is back."""
     away = Journal(str(tmp_path / "absent"))

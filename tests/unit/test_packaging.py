@@ -50,6 +50,8 @@ class Unit(configparser.RawConfigParser):
         return int(number) * SECONDS[unit]
 
 
+@pytest.mark.contract("panic-8d")
+@pytest.mark.hostile("restart")
 def test_start_limit_bites_however_slowly_the_unit_fails():
     """The window holds the burst even when each start takes every timeout there is, so no crash loop is endless."""
     unit = Unit("sensor.service")
@@ -64,6 +66,7 @@ def test_start_takes_as_long_as_its_parts_may():
     assert start > ENGINE_SILENT_SECONDS * 2 + LOAD_SECONDS + ENGINE_SILENT_SECONDS
 
 
+@pytest.mark.contract("panic-8d")
 def test_unit_does_not_retry_what_trying_again_cannot_change():
     """Wrong settings (2) and a host that lacks something (3) end for good; those are our statuses."""
     unit = Unit("sensor.service")
@@ -72,6 +75,7 @@ def test_unit_does_not_retry_what_trying_again_cannot_change():
 
 
 @pytest.mark.parametrize("name", ["sensor.service", "sensor.socket"])
+@pytest.mark.contract("panic-8c")
 def test_both_switches_stop_service_and_socket(name):
     """A file and a word on the kernel's command line keep either from starting."""
     unit = Unit(name)
@@ -99,6 +103,7 @@ def test_who_fetches_rules_has_the_network_and_no_right_and_who_stages_them_the_
             assert service[key]
 
 
+@pytest.mark.contract("panic-1a")
 def test_unit_bounds_what_the_sensor_may_take_and_may_do():
     """Memory, processor, tasks, capabilities and network are limited."""
     service = Unit("sensor.service")["Service"]

@@ -173,6 +173,7 @@ def test_a_crash_of_the_host_is_a_document_that_rules_see() -> None:
     assert (document["sensor"]["crash"]["attributed"], document["message"]) == ("other", "sentence")
 
 
+@pytest.mark.contract("loss-4")
 def test_loss_told_by_count_is_not_counted_again_when_its_gap_shows() -> None:
     """At the tail, only the kernel's counters know; the numbers follow with the next record."""
     made = pipeline()

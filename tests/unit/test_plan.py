@@ -26,12 +26,14 @@ def test_a_plan_reads_back_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize("rings", [(0, 4096), (4095, 4096), (3 << 20, 4096), (4096, 64 << 20)])
+@pytest.mark.contract("panic-3c")
 def test_ring_sizes_out_of_bounds_are_refused(rings: tuple[int, int]) -> None:
     """A ring is a power of two pages within fixed bounds."""
     with pytest.raises(UsageError, match="ring size"):
         replace(PLAN, rings=rings).check()
 
 
+@pytest.mark.contract("panic-3c")
 def test_memory_beyond_the_limit_is_refused_before_loading() -> None:
     """The sum is computed, not discovered; the hard cap holds whatever the settings say."""
     PLAN.check()

@@ -51,6 +51,8 @@ def test_a_host_that_lacks_nothing_has_no_lack(root: Path) -> None:
     ("proc/self/status", "CapEff:\t00000000a80425fb", "capabilities", "CAP_BPF and CAP_PERFMON", "--privileged"),
     ("proc/self/status", "CapEff:\t0000004000000000", "capabilities", "without CAP_BPF no", "CapabilityBoundingSet"),
 ])
+@pytest.mark.contract("panic-6a")
+@pytest.mark.hostile("reduced-host")
 def test_each_lack_has_its_name_reason_and_fix(
         root: Path, name: str, text: str | None, lack: str, reason: str, fix: str) -> None:
     """Only the one that is there is told."""
@@ -84,6 +86,7 @@ def test_a_kernel_without_the_ring_buffer_comes_first(root: Path) -> None:
 
 @pytest.mark.parametrize(("service", "record", "ends"), [(False, None, True), (True, Path("out.jsonl"), True),
                                                          (True, None, False)])
+@pytest.mark.contract("panic-6a")
 def test_only_a_service_stays_up_without_probes(
         monkeypatch: pytest.MonkeyPatch, service: bool, record: Path | None, ends: bool) -> None:
     """Who asked for events gets status 3 before anything is started."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,6 +107,7 @@ def test_second_exit_is_dropped_and_counted() -> None:
     assert made.counters.duplicate_exits == 1
 
 
+@pytest.mark.hostile("pid-reuse")
 def test_reused_pid_is_another_process() -> None:
     """The same number with another start has neither the program nor the parent of the former owner."""
     made = table()
@@ -335,6 +337,7 @@ def test_full_table_gives_up_ended_processes_first_and_then_the_longest_silent()
     assert len(made) <= 32
 
 
+@pytest.mark.hostile("pid-reuse")
 def test_endless_chain_of_double_forks_does_not_keep_all_ancestors() -> None:
     """Each parent that leaves the table lets go of its own parent; the names stay, sixteen of them."""
     made = table(capacity=64, ended_capacity=4)

@@ -53,6 +53,7 @@ def test_recording_gives_back_what_was_written(tmp_path: Path, suffix: str) -> N
 @pytest.mark.parametrize("suffix", FORMATS)
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(arguments=st.lists(TEXT, max_size=4), path=TEXT, number=st.integers(-2**63, 2**64 - 1), odd=st.booleans())
+@pytest.mark.hostile("delimiters")
 def test_any_bytes_and_numbers_survive_each_format(tmp_path_factory: pytest.TempPathFactory, suffix: str,
                                                    arguments: list[str], path: str, number: int, odd: bool) -> None:
     """Also values that a column was not made for."""
@@ -115,6 +116,7 @@ class FullDisk(io.FileIO):
         return taken
 
 
+@pytest.mark.hostile("full-disk")
 def test_frame_cut_by_a_full_disk_does_not_harm_the_next(tmp_path: Path) -> None:
     """What was written of it is taken back; the daemon goes on."""
     path = tmp_path / "r.jsonl.zst"
@@ -135,6 +137,7 @@ def test_frame_cut_by_a_full_disk_does_not_harm_the_next(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.hostile("full-disk")
 def test_full_disk_ends_a_strict_recording_and_is_counted_by_another(tmp_path: Path, suffix: str,
                                                                      strict: bool) -> None:
     """`sensor record` says so with status 1; a daemon that also records goes on."""

@@ -96,6 +96,7 @@ def test_discarded_records_are_skipped(made: HandMadeRing) -> None:
     ring.close()
 
 
+@pytest.mark.hostile("malformed-record")
 def test_an_impossible_length_is_reported_and_passed(made: HandMadeRing) -> None:
     """A corrupt ring costs what was claimed, and reading goes on behind it."""
     ring = Ring(made.fd, SIZE)
@@ -122,6 +123,7 @@ def test_bound_and_limit_are_kept(made: HandMadeRing) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.binary(max_size=300), max_size=6), max_size=12))
+@pytest.mark.contract("loss-1")
 def test_any_sequence_survives_the_wrap(rounds: list[list[bytes]]) -> None:
     """Whatever sizes come, in whatever bursts, all records are read once and in order."""
     made = HandMadeRing()

@@ -67,6 +67,7 @@ def test_an_error_in_a_pipeline_comes_with_its_place() -> None:
 @pytest.mark.parametrize("text", ["[" * 50_000, "{" * 50_000, "a: " * 20_000, "- " * 50_000,
                                   "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]\n",
                                   "detection:\n  condition: " + "(" * 50_000, "\0" * 1000])
+@pytest.mark.contract("content-7a")
 def test_files_made_to_harm_parsers_are_refused_and_the_others_are_read(text: str) -> None:
     """50 KB of brackets, aliases of aliases."""
     good = RULE.replace('Image|expand: "%tools%"', "Image: x")
@@ -79,6 +80,7 @@ def test_files_made_to_harm_parsers_are_refused_and_the_others_are_read(text: st
     ("crash", "ended by signal 11"), ("hang", "took more than"), ("spin", "too much processor time"),
     ("fill", "need more than 300 MB"), ("flood", "ended by status 1"), ("lie", "made something else"),
     ("bomb", "made something else"), ("talk", r"reading the rules failed: .*\\x1b"), ("vanish", "made something else")])
+@pytest.mark.contract("content-7a")
 def test_a_child_that_goes_wrong_is_one_error(how: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Crash, standstill, busy loop, memory, too long an answer, a wrong one, none."""
     monkeypatch.setattr(rulechild, "ENTRY", hostile_child.__name__)
@@ -130,6 +132,7 @@ print(json.dumps(done))
 """
 
 
+@pytest.mark.contract("content-7a")
 def test_a_confined_process_reads_and_does_nothing_else(tmp_path: Path) -> None:
     """No network, no other process, no writing; as root too."""
     target = tmp_path / "file"

@@ -72,6 +72,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.contract("content-7b")
+@pytest.mark.hostile("hostile-content")
 def test_hostile_file_is_refused_in_time_and_a_good_one_beside_it_loads(tmp_path, name):
     """The refusal has path, line and reason; the neighbour is not affected."""
     text, reason, line = HOSTILE[name]
@@ -96,6 +98,7 @@ def test_good_documents_before_a_broken_one_load(tmp_path):
     assert len(rules.refused) == 1
 
 
+@pytest.mark.contract("content-7b")
 def test_file_over_its_bound_is_refused_whole(tmp_path):
     """A mebibyte is taken, a byte more isn't."""
     padding = "#" * (Limits().file_bytes - len(good()))
@@ -131,6 +134,7 @@ def test_path_shown_and_path_opened_may_differ(tmp_path):
     assert rules.rules[0].path == "/etc/sensor/rules.d/x.yml"
 
 
+@pytest.mark.hostile("odd-files")
 def test_special_files_are_refused_without_waiting(tmp_path):
     """A FIFO nobody writes to, a directory and a missing file are refused at once."""
     os.mkfifo(tmp_path / "pipe.yml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,6 +102,7 @@ def charged(watch: Watch, meter: Meter, at: int, **spent: int) -> list[Over]:
     return watch.check(meter, {}, (), at)
 
 
+@pytest.mark.contract("content-7d")
 def test_a_rule_that_takes_more_than_its_time_within_a_minute_is_told() -> None:
     """At once when it has, not after a minute."""
     watch, meter = Watch(Budget(cpu_ns=12 * SECOND)), Meter(Clock(1))
@@ -137,6 +139,7 @@ def test_a_few_samples_say_nothing() -> None:
     assert len(watch.check(meter, {}, (), 2 * SECOND)) == 1
 
 
+@pytest.mark.contract("content-7d")
 def test_alerts_within_a_minute_are_counted_but_not_of_rules_that_raise_none() -> None:
     """Rules that serve correlations match as often as they like."""
     watch, meter = Watch(Budget(alerts=100)), Meter(Clock(1))

@@ -38,6 +38,7 @@ def off() -> list[str]:
     return sorted(switches.read(switches.state_home()))
 
 
+@pytest.mark.contract("content-6")
 def test_a_rule_is_switched_off_and_on_by_id_or_title(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     """And what is off stays off meanwhile."""
     assert call(["rules", "disable", "--config", config, FIRST]) == 0
@@ -64,6 +65,7 @@ def test_list_shows_what_is_off(config: str, tmp_path: Path, capsys: pytest.Capt
     assert [rule.get("disabled") for rule in json.loads(capsys.readouterr().out)] == [since, None]
 
 
+@pytest.mark.contract("content-6")
 def test_an_id_works_where_rules_cannot_be_loaded(config: str, tmp_path: Path,
                                                   capsys: pytest.CaptureFixture[str]) -> None:
     """That is when a switch is needed most; a title needs rules."""

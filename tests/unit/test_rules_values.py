@@ -125,6 +125,7 @@ def test_undecodable_byte_is_one_unknown_character_to_patterns():
     assert not on(Text(F, Relation.CONTAINS, "\udcfe"), text)
 
 
+@pytest.mark.contract("content-7c")
 def test_regular_expressions_are_re2s():
     """Found anywhere; ``$`` is the very end; ``\\s`` is ASCII; case matters without ``i``."""
     assert on(Regex(F, "b"), "abc")
@@ -145,6 +146,7 @@ def test_what_re2_does_not_take_is_refused(pattern):
         compile_pattern(pattern)
 
 
+@pytest.mark.contract("content-7c")
 def test_catastrophic_expression_is_harmless():
     """What takes a backtracking engine minutes takes RE2 nothing."""
     assert not compile_pattern("(a+)+$")("a" * 100_000 + "b")

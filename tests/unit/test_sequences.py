@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ def told(made: Sequences) -> list[tuple[int, int, int]]:
     return [(gap.first, gap.last, gap.count) for gap in made.settled(LATER, final=True)]
 
 
+@pytest.mark.contract("loss-2")
 def test_gap_is_told_once_with_its_exact_ends() -> None:
     """From, to and count, and never again."""
     made = feed([0, 1, 5, 6, 9])
@@ -79,6 +81,7 @@ def test_flood_of_gaps_is_joined_with_its_exact_count() -> None:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=400), st.lists(st.integers(0, 398), max_size=20))
+@pytest.mark.contract("loss-2")
 def test_lost_is_exactly_what_did_not_arrive(arrives: list[bool], swaps: list[int]) -> None:
     """However many are lost and swapped with a neighbour: received + lost = sent, from the first to the last."""
     numbers = [number for number, here in enumerate(arrives) if here]

@@ -105,6 +105,7 @@ def test_a_plan_out_of_bounds_ends_with_2(supervisor: Supervisor, capsys: pytest
     assert "ring size" in capsys.readouterr().err
 
 
+@pytest.mark.contract("panic-6a")
 def test_passive_mode_stays_up_under_a_service_manager(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A daemon without probes says why, and is no crash loop."""
@@ -119,6 +120,7 @@ def test_passive_mode_stays_up_under_a_service_manager(
     assert "passive" in capsys.readouterr().err
 
 
+@pytest.mark.contract("panic-5b")
 def test_descriptors_are_closed_when_the_load_is_let_go(supervisor: Supervisor) -> None:
     """Detaching is closing: none of the descriptors survives it."""
     read, write = os.pipe()

@@ -32,6 +32,7 @@ def test_without_a_file_nothing_is_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2, "rules": {}}', '{"format": 1, "rules": []}',
                                   "[" * 100_000, '{"format": 1}'])
+@pytest.mark.hostile("state-tampered")
 def test_a_damaged_file_is_an_error_that_says_what_to_do(tmp_path: Path, text: str) -> None:
     """Guessing what was meant could switch on what somebody needed off."""
     (tmp_path / switches.FILE).write_text(text)
@@ -48,6 +49,7 @@ def test_a_file_that_others_may_write_is_not_obeyed(tmp_path: Path) -> None:
         switches.read(tmp_path)
 
 
+@pytest.mark.hostile("state-tampered")
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     """Whoever may make one there shall not choose what is read."""
     (tmp_path / "real").write_text(json.dumps({"format": 1, "rules": {"a": ""}}))

@@ -47,6 +47,7 @@ def test_whole_report_of_a_calm_guest_is_no_complaint() -> None:
     (GOOD, "INFO: task touch:91 blocked for more than 61 seconds.", "blocked for more than"),
     (GOOD, "Out of memory: Killed process 91 (python3)", "Out of memory"),
 ])
+@pytest.mark.contract("panic-14a")
 def test_each_way_to_fail_is_told_apart(report: str, console: str, said: str) -> None:
     """A guest is fine only if nothing at all went wrong."""
     assert said in matrix.complaint(SMOKE, booted(report, console))

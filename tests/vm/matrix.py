@@ -49,6 +49,8 @@ class GuestTest:
     crashes: int = 0  # how often it crashes the guest by sysrq and goes on in the next boot; a guest to itself
     root: str = ""  # the one root image of images.VARIANTS that has what it needs
     data: tuple[str, ...] = ()  # outside test material that it needs, laid out in /t/data; skipped by name without
+    contract: tuple[str, ...] = ()  # claims of tests/safety.py that it proves
+    hostile: tuple[str, ...] = ()  # cases of tests/safety.py
     slow: bool = False  # a quarter of an hour where all is emulated: runs when named, or with --slow
 
     @property
@@ -61,8 +63,9 @@ TESTS = (
     GuestTest("smoke", "python3 smoke.py", "What this kernel offers; BCC compiles without headers.",
               seconds=240),
     GuestTest("probes", "python3 probes.py", "Every program of every family loads and attaches.", seconds=480,
-              also=OTHER_ROOTS),
-    GuestTest("live", "python3 live.py", "Workloads' truth against the sensor's events, way by way.", seconds=900),
+              also=OTHER_ROOTS, contract=("panic-2a",)),
+    GuestTest("live", "python3 live.py", "Workloads' truth against the sensor's events, way by way.", seconds=900,
+              hostile=("io-uring", "odd-calls", "odd-exec", "odd-path", "cold-page")),
     GuestTest("live-first", "python3 live.py first", "Its first round, with the BCC of other suites.", seconds=600,
               kernels=(), also=OTHER_ROOTS),
     GuestTest("pytest", "sh pytest.sh", "The live tests about truth; only when named with a kernel: many minutes.",
@@ -72,32 +75,38 @@ TESTS = (
     GuestTest("atomics", "python3 atomics.py", "Atomic Red Team tests with real tools: the public rules fire.",
               seconds=1500, kernels=(), root="bookworm-atomics", data=("atomics", "sigma/linux")),
     GuestTest("soak", f"{_SOAK} 2 20", "Attach and detach under load, beside a co-tenant: the kernel stays as it was.",
-              seconds=600, kernels=()),
+              seconds=600, kernels=(), contract=("panic-14b", "panic-14c")),
     GuestTest("load-failures", "cd /opt/sensor && python3 -m tests.live.faults 12",
-              "Calls of a load fail, its processes are killed: nothing stays.", seconds=600, kernels=()),
+              "Calls of a load fail, its processes are killed: nothing stays.", seconds=600, kernels=(),
+              contract=("panic-14d",)),
     GuestTest("soak-long", f"{_SOAK} 20 1000 bpftrace", "The same a thousand times, beside bpftrace: make soak.",
-              seconds=7200, kernels=()),
+              seconds=7200, kernels=(), contract=("panic-14b", "panic-14c")),
     GuestTest("systemd", "sh systemd.sh", "systemd reaches multi-user and runs a unit.", mode="systemd"),
     # Before the service, which makes of the guest an installation.
     GuestTest("reduced-no-btf", "python3 -B reduced.py no-btf", "Without the kernel's types the service is passive.",
-              seconds=400, mode="systemd", kernels=OLDEST_AND_NEWEST),
+              seconds=400, mode="systemd", kernels=OLDEST_AND_NEWEST,
+              contract=("panic-1a", "panic-6a"), hostile=("reduced-host",)),
     GuestTest("reduced-lockdown", "python3 -B reduced.py lockdown", "Where probes may not read, it is passive too.",
-              seconds=400, mode="systemd", kernels=OLDEST_AND_NEWEST, append="lockdown=confidentiality"),
+              seconds=400, mode="systemd", kernels=OLDEST_AND_NEWEST, append="lockdown=confidentiality",
+              contract=("panic-1a", "panic-6a"), hostile=("reduced-host",)),
     GuestTest("service", "python3 -B -m service", "Installed by make, run, hurt, upgraded and removed under systemd.",
-              seconds=2400, mode="systemd", kernels=OLDEST_AND_NEWEST, slow=True),
+              seconds=2400, mode="systemd", kernels=OLDEST_AND_NEWEST, slow=True,
+              contract=("panic-5b",), hostile=("kill", "restart")),
     GuestTest("guard", "python3 -B guard.py", "The host crashes twice with probes attached: fewer probes, then none, "
               "and the crashes are known for what they are.", seconds=700, mode="systemd", kernels=OLDEST_AND_NEWEST,
-              crashes=2, slow=True),
-    GuestTest("fault-crash", "echo c > /proc/sysrq-trigger", "A panic is seen.", expect="Kernel panic"),
+              crashes=2, slow=True, contract=("panic-8a", "panic-8b", "panic-12a", "panic-12b")),
+    GuestTest("fault-crash", "echo c > /proc/sysrq-trigger", "A panic is seen.", expect="Kernel panic",
+              contract=("panic-14a",)),
     GuestTest("fault-offset", "sh offset.sh", "A probe that reads at a wrong offset is seen.", seconds=600,
               kernels=NEWEST, expect="status 1"),
-    GuestTest("fault-status", "exit 7", "A failing guest test is seen.", kernels=NEWEST, expect="status 7"),
+    GuestTest("fault-status", "exit 7", "A failing guest test is seen.", kernels=NEWEST, expect="status 7",
+              contract=("panic-14a",)),
     GuestTest("fault-taint", "echo 64 > /proc/sys/kernel/tainted", "A tainted kernel is seen.",
-              kernels=NEWEST, expect="taint 64"),
+              kernels=NEWEST, expect="taint 64", contract=("panic-14a",)),
     GuestTest("fault-silent", "echo b > /proc/sysrq-trigger", "A guest that ends without its report is seen.",
-              kernels=NEWEST, expect="the report stops early"),
+              kernels=NEWEST, expect="the report stops early", contract=("panic-14a",)),
     GuestTest("fault-hang", "sh hang.sh", "A task that hangs in the kernel is seen.", kernels=NEWEST,
-              expect="blocked for more than"),
+              expect="blocked for more than", contract=("panic-14a",)),
 )
 
 
