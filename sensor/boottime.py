@@ -26,12 +26,26 @@ class BootClock:
     ``offset_ns`` is CLOCK_REALTIME - CLOCK_BOOTTIME in ns; it may be set again at any time.
     """
 
-    __slots__ = ("_second", "_text", "offset_ns")
+    __slots__ = ("_from", "_second", "_text", "offset_ns")
 
     def __init__(self, offset_ns: int = 0) -> None:
-        self.offset_ns = offset_ns
+        self.offset_ns = self._from = offset_ns
         self._second = -1
         self._text = ""
+
+    def set(self, offset_ns: int) -> int:
+        """Go on with another offset.
+
+        Returns:
+            How far the wall clock was set since this last gave a step, in ns; 0 for less than a second, which is what
+            keeping time does.
+        """
+        self.offset_ns = offset_ns
+        step = offset_ns - self._from
+        if abs(step) < NS:
+            return 0
+        self._from = offset_ns
+        return step
 
     def text(self, boot_ns: int) -> str:
         """RFC 3339 text, e.g. ``2026-11-21T10:00:00.123456789Z``, of *boot_ns*."""

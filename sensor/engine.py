@@ -425,7 +425,8 @@ class Engine:
     def _second(self) -> None:
         self._alive = time.monotonic()
         self._look(self._alive)
-        self._clock.offset_ns = wall_offset_ns()
+        if step := self._clock.set(wall_offset_ns()):
+            self._clock_set(step)
         events = 0
         if self._live is not None:
             self._live.second()
@@ -436,6 +437,15 @@ class Engine:
             self._channel.send(control.beat(events), socket.MSG_DONTWAIT)
         except BlockingIOError:
             return  # the supervisor is busy; the next beat will do
+
+    def _clock_set(self, step: int) -> None:
+        """Somebody has set the wall clock: windows of correlations go on as if it had always been so."""
+        if self._pipeline is not None and self._pipeline.correlator is not None:
+            self._pipeline.correlator.shift(step)
+        self._content.shift(step)
+        if self._live is not None:
+            self._live.state("clock_set", f"the clock was set {'forward' if step > 0 else 'back'} by "
+                                          f"{abs(step) / 1e9:.0f} s; event.sequence keeps the order")
 
     def _summary(self) -> None:
         assert self._live is not None

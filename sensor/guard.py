@@ -142,10 +142,11 @@ def reset(state: State, boot_id: str) -> State:
 
 def remember(state: State, programs: Mapping[str, str], version: str, now: float) -> State:
     """Keep the tags of programs (tag -> name), the newest of all times."""
-    known = {**state.programs, **{tag: {"name": name, "version": version, "time": now}
-                                  for tag, name in programs.items()}}
-    newest = sorted(known.items(), key=lambda item: float(item[1].get("time", 0)))[-_PROGRAMS:]
-    return replace(state, programs=dict(newest))
+    new = {tag: {"name": name, "version": version, "time": now} for tag, name in [*programs.items()][-_PROGRAMS:]}
+    # What is loaded now is the newest, whatever the clock says: it may have been set back by years.
+    old = sorted((item for item in state.programs.items() if item[0] not in new),
+                 key=lambda item: float(item[1].get("time", 0)))
+    return replace(state, programs={**dict(old[max(0, len(old) + len(new) - _PROGRAMS):]), **new})
 
 
 class Store:

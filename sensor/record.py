@@ -125,14 +125,16 @@ class ZstdLines:
     """
 
     def __init__(self, stream: io.FileIO, about: dict[str, Any], *, strict: bool = True,
-                 clock: Callable[[], float] = time.time) -> None:
+                 clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.counts = Counts()
         self._stream, self._strict, self._clock = stream, strict, clock
+        # Age by a clock that nobody sets: a day that is put back must not keep a frame open for so long.
+        self._monotonic = monotonic
         self._encoder = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
         self._pending = [encode(about)]
         self._size = 0
         self._documents = 0
-        self._began = clock()
+        self._began = monotonic()
 
     def write(self, document: dict[str, Any]) -> None:
         """Take one document."""
@@ -149,13 +151,13 @@ class ZstdLines:
 
     def flush(self) -> None:
         """Write a frame if there is one of some age: short ones cost most of the compression."""
-        if self._pending and self._clock() - self._began >= _FRAME_SECONDS:
+        if self._pending and self._monotonic() - self._began >= _FRAME_SECONDS:
             self._write_frame()
 
     def _write_frame(self) -> None:
         frame = self._encoder.compress(b"".join(self._pending))
         documents, self._documents = self._documents, 0
-        self._pending, self._size, self._began = [], 0, self._clock()
+        self._pending, self._size, self._began = [], 0, self._monotonic()
         try:
             write_whole(self._stream, frame)
         except OSError as error:

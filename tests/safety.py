@@ -108,7 +108,7 @@ CASES: dict[str, str] = {
     "hostile-content": "Bundles of rules made to crash, fill, stall or lead out",
     "full-disk": "No room for output, recording, state or a release",
     "broken-sink": "A reader that is gone, slow or stopped",
-    "collector": "A collector that is down, slow or answers without end",
+    "server": "A server of rules that is down, lies or answers without end",
     "reduced-host": "No types, no right, no capability, lockdown, a user namespace",
     "malformed-record": "Ring records that are none",
     "hostile-control": "Garbage, silence, floods and strangers at the control socket",

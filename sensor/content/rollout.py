@@ -47,6 +47,11 @@ class Compared:
         self.live = live
         self.actions = live.actions | (self.other.actions if self.other is not None else frozenset())
 
+    def shift(self, step: int) -> None:
+        """The wall clock was set by so many ns."""
+        if self._correlator is not None:
+            self._correlator.shift(step)
+
     @property
     def rules(self) -> tuple[Rule, ...]:
         """Those whose matches are given."""

@@ -278,6 +278,11 @@ class Part:
                                   other.correlator if other is not None else None, time.perf_counter_ns)
         return self._compared
 
+    def shift(self, step: int) -> None:
+        """The wall clock was set by so many ns."""
+        if self._compared is not None:
+            self._compared.shift(step)
+
     def second(self, live: Live, now: float, wall: float) -> None:
         """Once a second: tell what happened, and the supervisor how the release on trial does."""
         told, self._untold = self._untold, []

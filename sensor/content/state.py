@@ -177,7 +177,7 @@ def read(store: str) -> State:
     """The state as it lies there; an empty one where there is none. Raises UsageError where it is broken."""
     path = os.path.join(store, FILE)
     try:
-        with open(path, "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         return State()

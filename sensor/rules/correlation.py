@@ -161,6 +161,12 @@ class Correlator:
             state.counters = other.counters
         return self.adopt(other.export())
 
+    def shift(self, step: int) -> None:
+        """The clock that times come from was set by so many ns: what is remembered moves along, and nothing is late."""
+        self._now += step
+        for state in self._states.values():
+            state.shift(step)
+
     # Across a change of rules --------------------------------------------------------------------
 
     def export(self) -> dict[str, Any]:

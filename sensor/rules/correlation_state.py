@@ -204,6 +204,15 @@ class State:
         if not self.rising:
             group.torn = [min([moment, *group.torn]), max([moment, *group.torn])]
 
+    def shift(self, step: int) -> None:
+        """Move all times by so many ns."""
+        self._looked += step
+        for group in self.groups.values():
+            group.entries = [(moment + step, event_id, tag) for moment, event_id, tag in group.entries]
+            group.over = [(first + step, last + step) for first, last in group.over]
+            group.torn = [moment + step for moment in group.torn]
+            group.newest += step
+
     # Conditions that are judged when the time is over --------------------------------------------
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 
 import zstandard
 
-from sensor import config, dns, replay
+from sensor import config, controlsocket, dns, replay
 from sensor.boottime import BootClock
 from sensor.control import Request, kind_of, parse_request
 from sensor.document import Builder
@@ -167,8 +167,10 @@ def _sound_records() -> list[bytes]:
 
 
 def _messages(data: bytes) -> None:
-    """The engine's messages to the supervisor, and DNS messages."""
-    assert kind_of(data) in (b"", b"SPLN", b"SRDY", b"SBEA")
+    """The engine's messages to the supervisor, requests to its control socket, and DNS messages."""
+    assert kind_of(data) in (b"", b"SPLN", b"SRDY", b"SBEA", b"SVER")
+    asked = controlsocket.parse(data)
+    assert asked is None or asked.pack() == data
     try:
         request = parse_request(data)
     except UsageError as error:
@@ -181,7 +183,7 @@ def _messages(data: bytes) -> None:
 def _requests() -> Sequence[bytes]:
     plan = Request((1 << 16, 1 << 20), 1 << 25, ("process", "file"), ((b"shadow", 1),), ("/etc/*",), ((4, "fentry"),))
     query = bytes.fromhex("1234010000010000000000000161076578616d706c6503636f6d0000010001")
-    return [plan.pack(), query]
+    return [plan.pack(), query, controlsocket.Request(controlsocket.DRILLED, "guard", "ok").pack()]
 
 
 def _written(suffix: str) -> list[bytes]:

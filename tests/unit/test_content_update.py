@@ -119,6 +119,7 @@ def test_an_old_state_of_the_server_is_refused(repository: Repository) -> None:
     assert repository.have() == newer
 
 
+@pytest.mark.hostile("server")
 def test_a_server_that_holds_back_what_is_new_is_noticed(repository: Repository) -> None:
     """Freeze attack: the timestamp runs out, and that is an error and not silence."""
     repository.update()
@@ -143,6 +144,7 @@ def test_metadata_of_another_key_is_refused(repository: Repository) -> None:
     assert repository.have() == before
 
 
+@pytest.mark.hostile("server")
 def test_a_file_that_is_cut_short_changed_or_too_long_is_refused(repository: Repository) -> None:
     """The length and the hash are in the signed metadata."""
     repository.update()
@@ -168,6 +170,7 @@ def test_a_release_larger_than_a_sensor_takes_is_not_even_fetched(
     assert not Path(repository.home, "targets/stable%2Frules.tar.zst").exists()
 
 
+@pytest.mark.hostile("server")
 def test_a_swollen_timestamp_is_cut_off(repository: Repository) -> None:
     """The server can't fill the host: metadata have a largest size too."""
     (repository.www / "metadata/timestamp.json").write_bytes(b" " * (8 << 20))
@@ -183,6 +186,7 @@ def test_metadata_that_are_none_are_refused(repository: Repository, data: bytes)
         repository.update()
 
 
+@pytest.mark.hostile("server")
 def test_an_unreachable_repository_is_the_hosts_problem(repository: Repository) -> None:
     """Exit status 3; what is there goes on."""
     repository.settings = replace(repository.settings, repository=f"{repository.settings.repository}/nowhere")

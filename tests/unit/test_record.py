@@ -89,7 +89,7 @@ def test_zstd_frames_end_by_size_and_by_age(tmp_path: Path) -> None:
     """A crash costs at most the frame that was not yet written."""
     clock = [0.0]
     path = tmp_path / "r.jsonl.zst"
-    recorder = ZstdLines(io.FileIO(path, "w"), header(), clock=lambda: clock[0])
+    recorder = ZstdLines(io.FileIO(path, "w"), header(), monotonic=lambda: clock[0])
     recorder.write(event(1))
     recorder.flush()
     assert path.stat().st_size == 0, "a young frame waits"
@@ -122,7 +122,7 @@ def test_frame_cut_by_a_full_disk_does_not_harm_the_next(tmp_path: Path) -> None
     path = tmp_path / "r.jsonl.zst"
     stream = FullDisk(path, "a")
     clock = [0.0]
-    recorder = ZstdLines(stream, header(), strict=False, clock=lambda: clock[0])
+    recorder = ZstdLines(stream, header(), strict=False, monotonic=lambda: clock[0])
     for number, room in ((1, 1 << 30), (2, 30), (3, 1 << 30)):
         stream.room = room
         recorder.write(event(number))
