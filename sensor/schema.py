@@ -293,11 +293,7 @@ EVENTS: tuple[Event, ...] = (
         _f(Kind.TEXT, "lost_type", "sensor.loss.type", "Event type, or all.", cap=32))),
     Event(101, "sensor_state", "user", "The sensor started, stopped, reloaded or changed its mode.", "host",
           "change", ("sensor_state",), (
-<<<<<<< HEAD
-        _f(Kind.TEXT, "state", "sensor.state", "start, ready, stop, engine_restart, probe_failed, reload, reload_refused, reduced, detached, passive, drill.", cap=32),
-=======
-        _f(Kind.TEXT, "state", "sensor.state", "start, ready, stop, engine_restart, probe_failed, reload, reload_refused, reduced, drill, clock_set.", cap=32),
->>>>>>> 8ce7daf (A clock that is set no longer blinds correlations; hostile cases name their tests, and the missing ones have some)
+        _f(Kind.TEXT, "state", "sensor.state", "start, ready, stop, engine_restart, probe_failed, reload, reload_refused, reduced, detached, passive, drill, clock_set.", cap=32),
         _f(Kind.TEXT, "detail", "message", "One sentence.", cap=1024))),
     Event(102, "sensor_crash", "user", "The host has crashed before, and whom that is attributed to.", "host", "error",
           ("sensor_crash",), (

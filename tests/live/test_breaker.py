@@ -43,6 +43,7 @@ def tripped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
             worker.join()
 
 
+@pytest.mark.contract("panic-10a")
 def test_families_go_in_the_declared_order_and_each_step_is_told(tripped: SimpleNamespace) -> None:
     """By event, metric and log line."""
     told = steps(tripped.sensor)[:len(EXPECTED)]
@@ -57,6 +58,7 @@ def test_families_go_in_the_declared_order_and_each_step_is_told(tripped: Simple
         assert f"{name} is switched off" in tripped.sensor.stderr()
 
 
+@pytest.mark.contract("panic-10a")
 def test_executions_are_seen_while_everything_else_is_off(tripped: SimpleNamespace, tmp_path: Path) -> None:
     """100 of 100; and an open is not."""
     sensor, since = tripped.sensor, len(tripped.sensor.documents())
@@ -70,6 +72,7 @@ def test_executions_are_seen_while_everything_else_is_off(tripped: SimpleNamespa
     assert not [d for d in sensor.documents()[since:] if action(d) == "file-open"]
 
 
+@pytest.mark.contract("panic-10a")
 def test_a_family_comes_back_once_the_cost_is_low(tripped: SimpleNamespace) -> None:
     """The last one first, after the hold."""
     tripped.stop.set()

@@ -64,6 +64,7 @@ def canaries_seen(sensor: Sensor) -> float:
     return sensor.total("sensor_canaries_total", result="seen")
 
 
+@pytest.mark.contract("panic-9")
 def test_canaries_come_back_from_every_processor_and_are_no_events(tmp_path: Path) -> None:
     """Twice as many seconds, about twice as many canaries; none missing, none in the output."""
     with Watched(tmp_path) as sensor:
@@ -78,6 +79,7 @@ def test_canaries_come_back_from_every_processor_and_are_no_events(tmp_path: Pat
         assert not [d for d in documents if "sensor-canary" in str(get(d, "process.name", ""))]
 
 
+@pytest.mark.contract("panic-9")
 def test_a_rise_detaches_everything_and_the_service_stays_and_says_why(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Event, metric, readiness, log; and no program of ours."""
@@ -110,6 +112,7 @@ def test_without_a_service_manager_a_rise_ends_the_run_with_3(tmp_path: Path) ->
         sensor.kill()
 
 
+@pytest.mark.contract("panic-9")
 def test_a_drill_of_the_canary_detaches_and_comes_back(tmp_path: Path) -> None:
     """Told as a drill everywhere; afterwards other programs see what happens."""
     with Watched(tmp_path) as sensor:
@@ -125,6 +128,7 @@ def test_a_drill_of_the_canary_detaches_and_comes_back(tmp_path: Path) -> None:
         sensor.settle(len(sensor.documents()))
 
 
+@pytest.mark.contract("panic-9")
 def test_a_program_that_is_never_called_is_noticed(tmp_path: Path) -> None:
     """The canary's program is taken out of the dispatcher's table, as if the kernel skipped it for ever."""
     sensor = Watched(tmp_path).start()

@@ -93,6 +93,7 @@ def runs(load: Load) -> int:
         os.close(held)
 
 
+@pytest.mark.contract("panic-10a")
 def test_families_are_switched_off_one_by_one_in_order_and_on_again(loaded: SimpleNamespace) -> None:
     """At each step those that are off tell nothing, those that are on all; executions are seen throughout."""
     switches = Shedding(loaded.load)

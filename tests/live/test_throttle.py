@@ -56,6 +56,8 @@ def flooded(workloads: Workloads, tmp_path_factory: pytest.TempPathFactory) -> I
                               grown=_memory(engine) - before, name=group.name)
 
 
+@pytest.mark.contract("panic-10b")
+@pytest.mark.hostile("cgroup-flood")
 def test_every_event_of_the_flood_is_seen_or_counted_as_throttled(flooded: SimpleNamespace) -> None:
     """The workload's own count, exactly; what was throttled is neither emitted nor lost."""
     sensor = flooded.sensor
@@ -73,6 +75,7 @@ def test_what_comes_through_is_the_budget(flooded: SimpleNamespace) -> None:
     assert BUDGET <= flooded.sensor.counted <= windows * BUDGET * 1.1
 
 
+@pytest.mark.contract("panic-10b")
 def test_everybody_else_is_seen_whole(flooded: SimpleNamespace) -> None:
     """100 of 100 executions and all opens outside of the control group, while it flooded."""
     documents, pids = flooded.sensor.documents(), flooded.others["execs"]
@@ -83,6 +86,7 @@ def test_everybody_else_is_seen_whole(flooded: SimpleNamespace) -> None:
     assert len(opened) == OPENS
 
 
+@pytest.mark.contract("panic-10b")
 def test_beginning_and_end_are_told_once_with_the_control_group_and_the_count(flooded: SimpleNamespace) -> None:
     """By event and by log line."""
     told = [d for d in flooded.sensor.documents() if action(d) == "sensor-throttle"]
@@ -95,6 +99,7 @@ def test_beginning_and_end_are_told_once_with_the_control_group_and_the_count(fl
     assert flooded.sensor.stderr().count("throttling of file events of control group") == 2
 
 
+@pytest.mark.contract("panic-10b")
 def test_the_engine_has_not_grown(flooded: SimpleNamespace) -> None:
     """Buckets and what is kept of them are bounded."""
     assert flooded.grown < GROWTH_KIB

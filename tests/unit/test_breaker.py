@@ -49,6 +49,7 @@ def nothing(_shed: list[str]) -> list[Ran]:
     return []
 
 
+@pytest.mark.contract("panic-10a")
 def test_families_go_in_the_declared_order_and_process_events_never() -> None:
     """A cost that only the dispatcher's end ends takes all that is behind it."""
     steps = Host().run(60, calls(20))
@@ -72,6 +73,7 @@ def test_the_mean_is_of_30_seconds() -> None:
     assert [step.family for step in Host().run(20, calls(2))] == ["file"]
 
 
+@pytest.mark.contract("panic-10a")
 def test_a_family_comes_back_after_the_hold_and_the_hold_doubles_when_that_was_too_early() -> None:
     """The load goes on, and each trial is rarer than the one before, up to an hour."""
     host, holds = Host(families=("process", "syscall", "file")), []
@@ -165,6 +167,7 @@ _LOADS = st.lists(st.tuples(st.floats(0, 50), st.floats(0, 3), st.floats(50, 500
                             st.booleans()), max_size=40)
 
 
+@pytest.mark.contract("panic-10a")
 @given(_LOADS, st.sets(st.sampled_from(FAMILIES[1:])))
 def test_whatever_the_load_the_order_holds_process_stays_and_nothing_flaps(
         loads: list[tuple[float, float, float, int, bool]], families: set[str]) -> None:

@@ -44,6 +44,7 @@ def test_no_content_of_these_files_stops_the_supervisor(tmp_path_factory: pytest
     assert found is None or found >= 0
 
 
+@pytest.mark.contract("panic-9")
 @pytest.mark.parametrize(("now", "reason"), [
     (Reading(1, 3, 0), "oops"), (Reading(0, 4, 0), "warning"), (Reading(1, 4, 1 << 7), "oops"),
     (Reading(0, 3, 1 << 7), "taint"), (Reading(0, 3, 1 << 9), "taint"), (Reading(0, 3, 1 << 14), "taint")])
@@ -78,6 +79,7 @@ def test_no_list_of_processors_costs_more_than_all_of_them(text: str) -> None:
     assert all(0 <= cpu < 8192 for cpu in cpu_list(text))
 
 
+@pytest.mark.contract("panic-9")
 def test_two_canaries_in_a_row_that_are_missing_are_found_and_one_is_not() -> None:
     """On the same processor; one that comes back in between begins the count anew."""
     canaries = Canaries()
@@ -102,6 +104,7 @@ def test_a_processor_without_time_is_not_one_without_probes() -> None:
     assert canaries.take({0}, {1: "exit"}, ()) is None
 
 
+@pytest.mark.contract("panic-11")
 def test_a_ring_that_is_not_read_for_a_minute_is_found() -> None:
     """Not one that is empty, nor one that moves, nor one for which nobody was there to read it."""
     ring = Standstill("process")

@@ -39,6 +39,7 @@ def test_rows_name_kinds_that_are_there_and_sources() -> None:
         assert all(source.startswith("https://") for source in row.sources)
 
 
+@pytest.mark.contract("panic-6b")
 @pytest.mark.parametrize(("release", "build", "bad"), [
     ("6.12.9", "#1 SMP PREEMPT_DYNAMIC", set()),
     ("6.13.0", "#1 SMP PREEMPT_DYNAMIC", {"uprobe"}),
@@ -72,6 +73,7 @@ def test_a_fix_in_one_series_says_nothing_of_the_next(release: str, told: bool) 
     assert not any(row.kinds for row in rows if "vsyscall" in row.what)
 
 
+@pytest.mark.contract("panic-6b")
 @pytest.mark.parametrize(("release", "untested"), [("7.2.13", False), ("7.3.0", True), ("8.0-rc1", True),
                                                    ("6.18.1", False), ("who knows", True)])
 def test_a_kernel_newer_than_the_newest_tested_is_told_apart(release: str, untested: bool) -> None:

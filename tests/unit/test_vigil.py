@@ -133,6 +133,7 @@ def running(world: World) -> World:
     return world
 
 
+@pytest.mark.contract("panic-7")
 def test_the_next_family_waits_until_a_canary_came_back_from_every_processor(world: World) -> None:
     """The canary is known to the programs by its process id before it is asked."""
     world.vigil.heard({"kind": "turn", "name": "process"})
@@ -147,6 +148,7 @@ def test_the_next_family_waits_until_a_canary_came_back_from_every_processor(wor
     assert any("processor 2: offline" in line for line in world.said)
 
 
+@pytest.mark.contract("panic-7")
 def test_a_rise_during_the_load_is_found_before_the_next_family(world: World) -> None:
     """No turn is given any more."""
     world.kernel(oops_count=1)
@@ -167,6 +169,7 @@ def test_a_processor_that_sees_nothing_during_the_load_is_tried_twice(world: Wor
     assert world.answers == []
 
 
+@pytest.mark.contract("panic-9")
 def test_while_running_the_second_missing_canary_is_the_next_one(world: World) -> None:
     """Half a minute apart; which is told, and counted."""
     running(world)
@@ -224,6 +227,7 @@ def test_a_canary_that_died_is_replaced(world: World) -> None:
     assert world.found == []
 
 
+@pytest.mark.contract("panic-9")
 @pytest.mark.parametrize(("counts", "reason"), [
     ({"oops_count": 1}, "oops"), ({"warn_count": 1}, "warning"), ({"tainted": 1 << 14}, "taint")])
 def test_a_rise_while_running_is_found(world: World, counts: dict[str, int], reason: str) -> None:
@@ -237,6 +241,7 @@ def test_a_rise_while_running_is_found(world: World, counts: dict[str, int], rea
     assert [finding.reason for finding in world.found] == [reason]
 
 
+@pytest.mark.contract("panic-9")
 def test_what_was_there_before_the_load_is_somebody_else_s(world: World) -> None:
     """A kernel that has oopsed before may still be watched."""
     world.kernel(oops_count=7, tainted=1 << 7)
@@ -246,6 +251,7 @@ def test_what_was_there_before_the_load_is_somebody_else_s(world: World) -> None
     assert world.found == []
 
 
+@pytest.mark.contract("panic-11")
 def test_a_ring_that_nobody_reads_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """While an engine is there that should."""
     class Still:
@@ -305,6 +311,7 @@ def test_a_drill_detaches_as_if_a_canary_were_missing(world: World) -> None:
     assert len(world.found) == 1
 
 
+@pytest.mark.contract("panic-6b")
 @pytest.mark.parametrize("passed", [True, False])
 def test_on_a_kernel_newer_than_tested_only_a_self_test_lets_the_rest_in(
         world: World, monkeypatch: pytest.MonkeyPatch, passed: bool) -> None:
