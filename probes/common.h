@@ -54,7 +54,7 @@ BPF_ARRAY(counters, struct counter, NR_CPUS * TYPES);
 BPF_ARRAY(settings, u64, 8);                /* thread groups of the sensor itself */
 #define OWN_SUPERVISOR 0
 #define OWN_ENGINE 1
-#define OWN_LOADER 2
+#define OWN_LOADER 2       /* gone after a load: then a number that no thread group has */
 BPF_PERCPU_ARRAY(scratch, struct scratch, SCRATCHES);
 
 static __always_inline struct counter *counter_of(u32 type)

@@ -340,6 +340,10 @@ class Engine:
             self._content.take(message["selection"], fds)
         elif message["kind"] == "statistics":
             self._facts.statistics = message["programs"]
+        elif message["kind"] == "tampered":
+            self._facts.tampered[message["part"]] += 1
+            if self._live is not None:
+                self._live.state("tampered", message["sentence"][:1000])
         elif message["kind"] == "crashes":
             self._crashes(message["search"], fds)
 

@@ -15,7 +15,6 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from sensor.content.keeper import POLL_SECONDS, Keeper
 from sensor.errors import UsageError
 from sensor.guard import HEALTHY_SECONDS as GUARD_SECONDS
 from sensor.guard import PASSIVE
+from sensor.integrity import Integrity
 from sensor.kernel import bpf
 from sensor.kernel.plan import Plan, possible_cpus
 from sensor.loaded import Load
@@ -71,6 +71,7 @@ class Supervisor:
         self._restarts, self._started, self._ready, self._stopping = 0, 0.0, False, False
         self._status, self._serving = 0, False  # serving: this engine reads records
         self._content = Keeper(store, self._say)
+        self._integrity = Integrity()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     @property
@@ -251,8 +252,8 @@ class Supervisor:
                 "restricted": self._oversight.restriction, "strikes": self._oversight.strikes}
         names = () if passive else ("ring_process", "ring_events", "counters")
         try:
-            for slot, pid in enumerate(() if passive else (os.getpid(), self._engine.pid)):
-                bpf.map_update(self._load.maps["settings"], struct.pack("<I", slot), struct.pack("<Q", pid))
+            if not passive:
+                self._integrity.begin(self._load, self._engine.pid)
         except OSError as error:  # what the sensor does itself would be reported, and reported again
             self._refuse(f"the probes can't be told which processes are the sensor's: {error}", "sensor doctor")
             return
@@ -269,6 +270,7 @@ class Supervisor:
 
     def _engine_ended(self, status: int) -> None:
         self._close_engine_channel()
+        self._integrity.engine_ended(self._load)
         self._engine = None
         self._deadlines.pop("silent", None)
         if self._stopping:
@@ -382,6 +384,9 @@ class Supervisor:
                 info = bpf.program_info(fd)
                 rows.append([info.id, info.run_ns, info.runs, info.missed])
         self._tell({"kind": "statistics", "programs": rows})
+        for change in self._integrity.check(self._load):
+            self._say(f"tampered with: {change.sentence}")
+            self._tell({"kind": "tampered", "part": change.part, "sentence": change.sentence})
         self._after("statistics", STATISTICS_SECONDS)
 
     def _reap(self) -> None:

@@ -26,7 +26,7 @@ from sensor.kernel.hooks import (
     Hook,
     candidates,
     probe_of,
-    syscall_numbers,
+    slots,
 )
 from sensor.kernel.plan import Plan
 
@@ -85,19 +85,9 @@ def _attach(hook: Hook, program: int, shared: Mapping[str, int]) -> list[int]:
         return bpf.attach_perf(program, bpf.kprobe_open(hook.target, returns=hook.kind == "kretprobe"))
     if hook.kind == "uprobe":
         return _attach_uprobe(program, hook.target)
-    for table, slot in _slots(hook):
+    for table, slot in slots(hook.kind, hook.target):
         bpf.map_update(shared[table], struct.pack("<I", slot), struct.pack("<I", program))
     return []
-
-
-def _slots(hook: Hook) -> list[tuple[str, int]]:
-    """(program array, slot) of what the dispatcher or a tail call reaches."""
-    if hook.kind == "tail":
-        return [("native", int(hook.target))]
-    if hook.kind != "syscall":
-        return []
-    pairs = zip(("native", "compat"), syscall_numbers(hook), strict=True)
-    return [(table, number) for table, number in pairs if number]
 
 
 def fill_router(router: int, shared: Mapping[str, int], plan: Plan) -> None:
@@ -105,7 +95,8 @@ def fill_router(router: int, shared: Mapping[str, int], plan: Plan) -> None:
     for event in HOOKS:
         if probe_of(event) in plan.families:
             for alternative in candidates(event, plan.only().get(event)):
-                for _, slot in (pair for hook in alternative.hooks if hook.kind == "syscall" for pair in _slots(hook)):
+                for _, slot in (pair for hook in alternative.hooks if hook.kind == "syscall"
+                                for pair in slots(hook.kind, hook.target)):
                     bpf.map_update(shared["any"], struct.pack("<I", slot), struct.pack("<I", router))
 
 
@@ -159,7 +150,7 @@ class _Attaching:
         for hook in hooks:
             for fd in self._links.pop(hook):
                 os.close(fd)
-            for table, slot in _slots(hook):
+            for table, slot in slots(hook.kind, hook.target):
                 bpf.map_delete(self._shared[table], struct.pack("<I", slot))
 
     def event(self, event: str, ways: tuple[Alternative, ...]) -> None:
@@ -207,7 +198,7 @@ class _Attaching:
 def empty_slots(family: Family, shared: Mapping[str, int]) -> None:
     """Take what a family may have put out of the program arrays, which hold programs as descriptors do."""
     for ways in (HOOKS[event] for event in HOOKS if probe_of(event) == family.name):
-        for table, slot in (pair for way in ways for hook in way.hooks for pair in _slots(hook)):
+        for table, slot in (pair for way in ways for hook in way.hooks for pair in slots(hook.kind, hook.target)):
             with contextlib.suppress(FileNotFoundError):
                 bpf.map_delete(shared[table], struct.pack("<I", slot))
 

@@ -19,6 +19,7 @@ COUNTER_BYTES = 32  # struct counter in probes/common.h
 SCRATCH_HEAD = 24  # struct scratch in probes/common.h, before its data
 TYPES = 64  # rows of counters per processor
 WATCH_ENTRIES = 1024
+OWN_ENTRIES = 1024  # own_objects in probes/tamper.c: programs and maps
 MEMORY_CAP = 64 << 20
 _RING_MIN, _RING_MAX = 4096, 32 << 20
 
@@ -67,6 +68,7 @@ class Plan:
         scratch = sum((family.mask + 1 + family.slack + SCRATCH_HEAD) * self.cpus * scratches(self.cpus)
                       for family in FAMILIES if family.name in self.families)
         hashes = WATCH_ENTRIES * (32 + 4 + 64) + WATCH_ENTRIES * (16 + 4 + 64) + 4096 * (8 + 40 + 64)
+        hashes += OWN_ENTRIES * (8 + 4 + 64)
         contacts = 4096 * 40  # of probes/datagram.c
         arrays = self.cpus * TYPES * COUNTER_BYTES + contacts + 3 * SYSCALL_SLOTS * 8
         return sum(self.rings) + scratch + hashes + arrays
@@ -91,7 +93,7 @@ def possible_cpus(text: str) -> int:
 
 #: Shared maps in the order in which their descriptors travel.
 SHARED = ("ring_process", "ring_events", "counters", "settings", "any", "native", "compat", "watch_names",
-          "watch_inodes")
+          "watch_inodes", "own_objects", "owner")
 
 
 def create_shared(plan: Plan) -> dict[str, int]:
@@ -107,4 +109,6 @@ def create_shared(plan: Plan) -> dict[str, int]:
         "compat": bpf.map_create(programs, 4, 4, SYSCALL_SLOTS, name="sensor_compat"),
         "watch_names": bpf.map_create(bpf.HASH, 32, 4, WATCH_ENTRIES, name="sensor_names"),
         "watch_inodes": bpf.map_create(bpf.HASH, 16, 4, WATCH_ENTRIES, name="sensor_inodes"),
+        "owner": bpf.map_create(array, 4, 8, 1, name="sensor_owner"),
+        "own_objects": bpf.map_create(bpf.HASH, 8, 4, OWN_ENTRIES, name="sensor_own"),
     }
