@@ -67,7 +67,7 @@ BPF_ARRAY(counters, struct counter, NR_CPUS * TYPES);
 BPF_ARRAY(settings, u64, 8);
 #define OWN_SUPERVISOR 0    /* thread groups of the sensor itself */
 #define OWN_ENGINE 1
-#define OWN_LOADER 2
+#define OWN_LOADER 2       /* gone after a load: then a number that no thread group has */
 #define OWN_CANARY 3
 #define SETTING_SHED 6      /* families that are switched off, a bit each: 1 << FAMILY_INDEX */
 #define SETTING_BUDGET 7    /* records of one control group and family in a window; 0: no limit */

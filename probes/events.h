@@ -2,7 +2,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #pragma once
 
-#define SENSOR_ABI 0x7800c3abU
+#define SENSOR_ABI 0x2f878720U
 #define FLAG_TRUNCATED (1U << 0)
 #define FLAG_PATH_CUT (1U << 1)
 #define FLAG_COMPAT (1U << 2)
@@ -21,6 +21,7 @@
 #define FLAG_IO_URING (1U << 15)
 #define FLAG_TABLE (1U << 16)
 #define FLAG_WATCHED_INODE (1U << 17)
+#define FLAG_OWN (1U << 18)
 
 struct sensor_header {
 	__u32 abi;
@@ -515,6 +516,37 @@ _Static_assert(__builtin_offsetof(struct event_credentials_change, saved_uid) ==
 _Static_assert(__builtin_offsetof(struct event_credentials_change, real_gid) == 76, "event_credentials_change.real_gid");
 _Static_assert(__builtin_offsetof(struct event_credentials_change, capabilities) == 80, "event_credentials_change.capabilities");
 _Static_assert(sizeof(struct event_credentials_change) == 88, "event_credentials_change");
+
+#define EVENT_PROCESS_SIGNAL 37
+struct event_process_signal {
+	struct sensor_header header;
+	__u32 target_pid;
+	__u32 signal;
+	__s32 code;
+	__u32 disposition;
+} __attribute__((packed, aligned(8)));
+_Static_assert(__builtin_offsetof(struct event_process_signal, target_pid) == 64, "event_process_signal.target_pid");
+_Static_assert(__builtin_offsetof(struct event_process_signal, signal) == 68, "event_process_signal.signal");
+_Static_assert(__builtin_offsetof(struct event_process_signal, code) == 72, "event_process_signal.code");
+_Static_assert(__builtin_offsetof(struct event_process_signal, disposition) == 76, "event_process_signal.disposition");
+_Static_assert(sizeof(struct event_process_signal) == 80, "event_process_signal");
+
+#define EVENT_BPF_ACCESS 38
+#define CAP_BPF_ACCESS_NAME 32
+struct event_bpf_access {
+	struct sensor_header header;
+	__u32 command;
+	__s32 result;
+	__u32 object;
+	__u32 object_id;
+	__u32 name;
+} __attribute__((packed, aligned(8)));
+_Static_assert(__builtin_offsetof(struct event_bpf_access, command) == 64, "event_bpf_access.command");
+_Static_assert(__builtin_offsetof(struct event_bpf_access, result) == 68, "event_bpf_access.result");
+_Static_assert(__builtin_offsetof(struct event_bpf_access, object) == 72, "event_bpf_access.object");
+_Static_assert(__builtin_offsetof(struct event_bpf_access, object_id) == 76, "event_bpf_access.object_id");
+_Static_assert(__builtin_offsetof(struct event_bpf_access, name) == 80, "event_bpf_access.name");
+_Static_assert(sizeof(struct event_bpf_access) == 88, "event_bpf_access");
 
 #define EVENT_SHELL_LINE 40
 #define CAP_SHELL_LINE_LINE 1024

@@ -6,7 +6,8 @@
  *            and memory files are read from the kernel's objects.
  * Hooks      syscall.c, by tail call.
  * Misses     Mount sources and targets are the caller's arguments; fsconfig() and friends before
- *            move_mount() are not seen; ptrace requests that only read.
+ *            move_mount() are not seen; ptrace requests that only read. That a target is the sensor's is
+ *            not told of process_vm_*() and failed ptrace() by a thread's number or from a pid namespace.
  * Cost       These calls are rare; a record each.
  */
 #define BPF_PROG_LOAD_COMMAND 5
@@ -26,17 +27,53 @@ static __always_inline u32 number_of(struct bpf_raw_tracepoint_args *ctx)
 	return number;
 }
 
+static __always_inline u32 own_process(u32 tgid)
+{
+	return tgid && (is_own(tgid, OWN_SUPERVISOR) || is_own(tgid, OWN_ENGINE)) ? FLAG_OWN : 0;
+}
+
+/* The same of a process id as the caller's pid namespace numbers it, which says nothing below the initial one. */
+static __always_inline u32 own_argument(u32 number)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct pid *pid = NULL;
+	u32 level = 0;
+
+	READ(pid, &task->thread_pid);
+	READ(level, &pid->level);
+	return level ? 0 : own_process(number);
+}
+
+/* Whom the caller began to trace: the newest is the first of its list. A thread's number tells no thread group. */
+static __always_inline u32 own_tracee(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task(), *tracee;
+	void *first = NULL;
+	u32 tgid = 0;
+
+	READ(first, &task->ptraced);
+	if (!first || first == (void *)&task->ptraced)
+		return 0;
+	tracee = first - __builtin_offsetof(struct task_struct, ptrace_entry);
+	READ(tgid, &tracee->tgid);
+	return own_process(tgid);
+}
+
 int on_ptrace(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct arguments call;
+	u32 own;
 
 	read_arguments(&call, ctx);
 	if (call.a != PTRACE_ATTACH && call.a != PTRACE_SEIZE && call.a != PTRACE_POKETEXT &&
 	    call.a != PTRACE_POKEDATA && call.a != PTRACE_POKEUSR && call.a != PTRACE_SETREGS &&
 	    call.a != PTRACE_SETREGSET)
 		return 0;
+	own = own_argument(call.b);
+	if (!call.result && (call.a == PTRACE_ATTACH || call.a == PTRACE_SEIZE))
+		own = own_tracee();
 	BEGIN(s, e, event_process_ptrace, EVENT_PROCESS_PTRACE);
-	s->flags = call.flags;
+	s->flags = call.flags | own;
 	e->request = call.a;
 	e->target_pid = call.b;
 	e->result = call.result;
@@ -48,12 +85,46 @@ int on_ptrace(struct bpf_raw_tracepoint_args *ctx)
 int on_process_vm(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct arguments call;
+	u32 own;
 
 	read_arguments(&call, ctx);
+	own = own_argument(call.a);
 	BEGIN(s, e, event_process_ptrace, EVENT_PROCESS_PTRACE);
-	s->flags = call.flags;
+	s->flags = call.flags | own;
 	e->request = number_of(ctx);
 	e->target_pid = call.a;
+	e->result = call.result < 0 ? call.result : 0;
+	commit(s);
+	return 0;
+}
+
+#define EBADF_ (-9)         /* that descriptor stands for no process */
+
+/* pidfd_getfd(pidfd, fd, flags): takes a descriptor out of another process, with the right of a debugger. */
+int on_pidfd_getfd(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct arguments call;
+	struct file *file = NULL;
+	struct inode *inode = NULL;
+	struct pid *pid = NULL;
+	u32 number = 0, own;
+
+	read_arguments(&call, ctx);
+	if (call.result != EBADF_)
+		file = file_of(call.a);
+	if (file) {
+		READ(pid, &file->private_data);
+		if (!pid) {         /* since 6.9 a file system of its own has it in the inode */
+			READ(inode, &file->f_inode);
+			READ(pid, &inode->i_private);
+		}
+		READ(number, (void *)pid + __builtin_offsetof(struct pid, numbers));
+	}
+	own = own_process(number);
+	BEGIN(s, e, event_process_ptrace, EVENT_PROCESS_PTRACE);
+	s->flags = call.flags | own;
+	e->request = number_of(ctx);
+	e->target_pid = number;
 	e->result = call.result < 0 ? call.result : 0;
 	commit(s);
 	return 0;
@@ -95,7 +166,28 @@ int on_finit_module(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* BPF_* commands that get hold of an object, change it, run it or let it go; tamper.c tells whose it is. */
+#define COMMAND(number) (1ULL << (number))
+#define AT_START (COMMAND(2) | COMMAND(3) | COMMAND(10) | COMMAND(21) | COMMAND(22) | COMMAND(28) | COMMAND(29) | \
+		  COMMAND(34) | COMMAND(35))
+#define AT_4 (COMMAND(8) | COMMAND(9))
+#define AT_8 (COMMAND(6) | COMMAND(17))
+#define AT_36 (COMMAND(25) | COMMAND(26) | COMMAND(27))
+#define BY_ID (COMMAND(13) | COMMAND(14) | COMMAND(30))
+
 int on_bpf(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct arguments call;
+
+	read_arguments(&call, ctx);
+	if (call.a == BPF_PROG_LOAD_COMMAND && !is_self())
+		tail(ctx, TAIL_BPF_LOAD);
+	if (call.a < 64 && COMMAND(call.a) & (AT_START | AT_4 | AT_8 | AT_36 | BY_ID))
+		tail(ctx, TAIL_BPF_ACCESS);
+	return 0;
+}
+
+int emit_bpf_load(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct arguments call;
 	struct file *file = NULL;
@@ -104,8 +196,6 @@ int on_bpf(struct bpf_raw_tracepoint_args *ctx)
 	u32 value = 0;
 
 	read_arguments(&call, ctx);
-	if (call.a != BPF_PROG_LOAD_COMMAND || is_self())
-		return 0;
 	if (call.result >= 0)
 		file = file_of(call.result);
 	BEGIN(s, e, event_bpf_load, EVENT_BPF_LOAD);

@@ -11,6 +11,8 @@ BPF_PROG_ARRAY(native, 512);        /* syscall.c's table; beyond the last number
 #define TAIL_MOUNT 502
 #define TAIL_DATAGRAM 503
 #define TAIL_DNS 504
+#define TAIL_BPF_LOAD 505
+#define TAIL_BPF_ACCESS 506
 
 /* BCC rewrites map calls in functions only, not in macros. */
 static __always_inline void tail(struct bpf_raw_tracepoint_args *ctx, int slot)

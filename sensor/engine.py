@@ -349,6 +349,10 @@ class Engine:
             self._facts.health = message
         elif message["kind"] == "state":
             self._state(message["state"], message["detail"])
+        elif message["kind"] == "tampered":
+            self._facts.tampered[message["part"]] += 1
+            if self._live is not None:
+                self._live.state("tampered", message["sentence"][:1000])
         elif message["kind"] == "crashes":
             self._crashes(message["search"], fds)
         elif message["kind"] == "drill":

@@ -25,6 +25,7 @@ class Load:
     absent: list[dict[str, Any]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     shed: frozenset[str] = frozenset()  # families that are attached and switched off
+    shed_bits: int = 0  # what says so in the map of settings
     fatal: dict[str, str] | None = None
     done: bool = False
 

@@ -34,6 +34,7 @@ from sensor.controlsocket import DRILLS
 from sensor.controlsocket import RESULTS as DRILL_RESULTS
 from sensor.crashes.verdict import ATTRIBUTED
 from sensor.health import REASONS as HEALTH_REASONS
+from sensor.integrity import PARTS as TAMPERED
 from sensor.kernel.preflight import LACKS
 from sensor.outputs.counts import REASONS as OUTPUT_REASONS
 from sensor.rulecache import RESULTS as CACHE_RESULTS
@@ -226,6 +227,8 @@ class Snapshot:
                          "missing; passive, where none is loaded.", "mode")
     passive_reason: Samples = _row("gauge", _STATE, "1 for what keeps probes from being loaded in the mode passive; "
                                    "`/-/ready` says it in words.", "reason", LACKS)
+    tampered: Samples = _row("counter", _STATE, "Changes by others to what the sensor has in the kernel, as found by "
+                             "looking every 10 s. Any increase deserves an alarm.", "part", TAMPERED)
     host_crashes: Samples = _row("counter", _STATE, "Crashes of this host that are known (`sensor crashes`), by whom "
                                  "they are attributed to.", "attributed", ATTRIBUTED)
     last_crash_timestamp_seconds: float | None = _row(

@@ -58,6 +58,7 @@ class Flag(IntFlag):
     IO_URING = 1 << 15  # carried out for io_uring, not by a system call
     TABLE = 1 << 16  # user space: rebuilt from /proc, not seen by a probe
     WATCHED_INODE = 1 << 17  # the inode of a watched file, under whatever path it was opened
+    OWN = 1 << 18  # what was acted on is this sensor's own: its process, or its BPF object
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +242,10 @@ EVENTS: tuple[Event, ...] = (
            _f(Kind.U32, "query_bytes", None, "Length of the datagram.", "bytes"))),
     Event(30, "process_ptrace", "privilege", "One process attached to, or wrote into, another.", "process",
           "access", ("process_access",), (
-        _f(Kind.U32, "request", "process.ptrace.request", "PTRACE_* number, or 310/311 for process_vm_*."),
-        _f(Kind.U32, "target_pid", "process.target.pid", "The other process, as the caller's namespace numbers it."),
+        _f(Kind.U32, "request", "process.ptrace.request", "PTRACE_* number; or that of the call: 310/311 process_vm_*, "
+           "438 pidfd_getfd."),
+        _f(Kind.U32, "target_pid", "process.target.pid", "The other process, as the caller's namespace numbers it; for "
+           "438 as the initial one does."),
         _RESULT)),
     Event(31, "module_load", "privilege", "A kernel module was loaded or removed, or the attempt failed.", "driver",
           "start", ("driver_load",), (
@@ -283,6 +286,22 @@ EVENTS: tuple[Event, ...] = (
         _f(Kind.U32, "saved_uid", "process.saved_user.id", "Saved user id after the call."),
         _f(Kind.U32, "real_gid", "process.real_group.id", "Real group id after the call."),
         _f(Kind.U64, "capabilities", "process.thread.capabilities.effective", "Effective set after the call."))),
+    Event(37, "process_signal", "privilege", "Another process sent a signal to one of this sensor's. Signals among "
+          "others make none.", "process", "access", ("process_signal",), (
+        _f(Kind.U32, "target_pid", "process.target.pid", "The sensor's process: supervisor or engine."),
+        _f(Kind.U32, "signal", "process.signal.number", "Number of the signal: 9 SIGKILL, 15 SIGTERM, 19 SIGSTOP, ..."),
+        _f(Kind.I32, "code", "process.signal.code", "How it was sent: 0 kill() and the like, -1 with a value, -6 to one "
+           "thread."),
+        _f(Kind.U32, "disposition", "process.signal.disposition", "0 delivered, 1 ignored by the target, 2 one was "
+           "pending already, 3 and 4 its queue was full."))),
+    Event(38, "bpf_access", "privilege", "Another process than the sensor's own got hold of a BPF object of the sensor, "
+          "or attached, detached, changed, ran or pinned one, or tried to.", "driver", "change", ("bpf_access",), (
+        _f(Kind.U32, "command", "bpf.command", "BPF_* number of the bpf() call: 13, 14 and 30 get a program, map or link "
+           "by its id; 2 and 3 change a map, 29 and 34 a link."),
+        _RESULT,
+        _f(Kind.U32, "object", "bpf.object.type", "1 program, 2 map, 3 link."),
+        _f(Kind.U32, "object_id", "bpf.object.id", "Kernel's id of it."),
+        _f(Kind.TEXT, "name", "bpf.object.name", "Its name, a link's program's; absent where the call failed.", cap=32))),
     Event(40, "shell_line", "shell", "A line was read by bash at a prompt (opt-in).", "process", "info",
           ("shell_command",), (_f(Kind.TEXT, "line", "process.io.text", "The line.", cap=1024),)),
     Event(100, "sensor_loss", "user", "Records were lost, and how many.", "host", "error", ("sensor_loss",), (
@@ -293,7 +312,8 @@ EVENTS: tuple[Event, ...] = (
         _f(Kind.TEXT, "lost_type", "sensor.loss.type", "Event type, or all.", cap=32))),
     Event(101, "sensor_state", "user", "The sensor started, stopped, reloaded or changed its mode.", "host",
           "change", ("sensor_state",), (
-        _f(Kind.TEXT, "state", "sensor.state", "start, ready, stop, engine_restart, probe_failed, reload, reload_refused, reduced, detached, passive, drill, clock_set.", cap=32),
+        _f(Kind.TEXT, "state", "sensor.state", "start, ready, stop, engine_restart, probe_failed, reload, reload_refused, reduced, detached, passive, "
+           "tampered, drill, clock_set.", cap=32),
         _f(Kind.TEXT, "detail", "message", "One sentence.", cap=1024))),
     Event(102, "sensor_crash", "user", "The host has crashed before, and whom that is attributed to.", "host", "error",
           ("sensor_crash",), (
@@ -386,6 +406,7 @@ DERIVED: tuple[tuple[str, str, str], ...] = (
     ("dns.question.name", "dns_query", "Name asked for, lower case is not forced."),
     ("dns.question.type", "dns_query", "A, AAAA, TXT, ... or the number."),
     ("process.target.*", "process_ptrace", "entity_id, name, executable of the target, where it is known."),
+    ("process.target.*", "process_signal", "The same of the sensor's process."),
     ("rule.*", "*", "id, name, level, description, reference (a list): of the rule, in alerts."),
     ("threat.technique.id", "*", "List of ATT&CK techniques of the rule, in alerts."),
     ("tags", "*", "Tags of the rule, in alerts."),

@@ -31,7 +31,8 @@ class Shedding:
         for row in load.programs:
             hook = Hook(row["kind"], row["program"], row["target"])
             if hook.kind == "syscall" and row["id"] in load.program_fds:
-                self._handlers.update(dict.fromkeys(slots(hook), (row["family"], load.program_fds[row["id"]])))
+                handler = row["family"], load.program_fds[row["id"]]
+                self._handlers.update(dict.fromkeys(slots(hook.kind, hook.target), handler))
         self._filled: dict[_Slot, int] = {slot: program for slot, (_, program) in self._handlers.items()}
         names = {name: load.program_fds[number] for number, name in load.program_names.items()}
         self._router, self._dispatcher = names.get(ROUTER), names.get(DISPATCH_HOOK.program)
@@ -42,6 +43,7 @@ class Shedding:
         self._load.shed |= frozenset(shed)  # before: nobody waits for a canary that can't come
         bits = sum(1 << place for place, family in enumerate(FAMILIES) if family.name in shed)
         bpf.map_update(self._load.maps["settings"], struct.pack("<I", SETTING_SHED), struct.pack("<Q", bits))
+        self._load.shed_bits = bits
         wanted = {slot: program for slot, (family, program) in self._handlers.items() if family not in shed}
         if wanted:
             self._dispatch(on=True)

@@ -12,6 +12,7 @@ from sensor.breaker import ORDER
 from sensor.content.keeper import LEVELS
 from sensor.content.running import Selection
 from sensor.crashes.database import Found, counts
+from sensor.integrity import PARTS as TAMPERED
 from sensor.kernel.hooks import RINGS
 from sensor.live import Live
 from sensor.metrics import RELOADS, Histogram, Snapshot, output_samples
@@ -38,6 +39,7 @@ class Facts:
     meter: Meter | None = None
     cache: dict[str, int] = field(default_factory=dict)  # of compiled rules: result -> look-ups
     latency: dict[str, Histogram] = field(default_factory=dict)
+    tampered: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TAMPERED, 0))
     crashes: list[Found] = field(default_factory=list)  # of this host, oldest first
     drills: dict[tuple[str, str], float] = field(default_factory=dict)  # (drill, result) -> how often
     content: Selection = field(default_factory=Selection)
@@ -60,6 +62,7 @@ def take(live: Live | None, facts: Facts) -> Snapshot:
     snapshot.mode = {name: float(name == current) for name in ("full", "reduced", "passive")}
     passive = facts.info.get("passive")
     snapshot.passive_reason = {passive["lack"]: 1.0} if passive else {}
+    snapshot.tampered = dict(facts.tampered)
     snapshot.host_crashes = counts(facts.crashes)
     snapshot.last_crash_timestamp_seconds = max((each.time for each in facts.crashes if each.counted), default=None)
     snapshot.boot_guard_strikes = float(facts.info.get("strikes", 0))

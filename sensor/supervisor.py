@@ -14,7 +14,6 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from sensor.governor import Governor
 from sensor.guard import HEALTHY_SECONDS as GUARD_SECONDS
 from sensor.guard import PASSIVE
 from sensor.health import Finding
-from sensor.kernel import bpf
+from sensor.integrity import Integrity
 from sensor.kernel.plan import Plan, possible_cpus
 from sensor.loaded import Load
 from sensor.loading import Loading
@@ -79,6 +78,7 @@ class Supervisor:
         self._restarts, self._started, self._ready, self._stopping = 0, 0.0, False, False
         self._status, self._serving = 0, False  # serving: this engine reads records
         self._content = Keeper(store, self._say)
+        self._integrity = Integrity()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._begun, self._events, self._runtime = time.monotonic(), 0, runtime
         self._drills = Drills({
@@ -281,8 +281,8 @@ class Supervisor:
                 "drills": self._drills.counts}
         names = () if passive else ("ring_process", "ring_events", "counters", "budgets")
         try:
-            for slot, pid in enumerate(() if passive else (os.getpid(), self._engine.pid)):
-                bpf.map_update(self._load.maps["settings"], struct.pack("<I", slot), struct.pack("<Q", pid))
+            if not passive:
+                self._integrity.begin(self._load, self._engine.pid)
         except OSError as error:  # what the sensor does itself would be reported, and reported again
             self._refuse(f"the probes can't be told which processes are the sensor's: {error}", "sensor doctor")
             return
@@ -302,6 +302,7 @@ class Supervisor:
 
     def _engine_ended(self, status: int) -> None:
         self._close_engine_channel()
+        self._integrity.engine_ended(self._load)
         self._engine = None
         self._deadlines.pop("silent", None)
         if self._stopping:
@@ -438,6 +439,9 @@ class Supervisor:
         self._after("statistics", self._governor.round())
         if not self._governor.sampling:
             self._tell(self._governor.report(heard=self._serving and self._engine_channel is not None))
+            for change in self._integrity.check(self._load):
+                self._say(f"tampered with: {change.sentence}")
+                self._tell({"kind": "tampered", "part": change.part, "sentence": change.sentence})
 
     def _answer(self, request: Request) -> dict[str, Any]:
         """To a request on the control socket."""

@@ -87,7 +87,7 @@ def _attach(hook: Hook, program: int, shared: Mapping[str, int]) -> list[int]:
         return bpf.attach_perf(program, bpf.kprobe_open(hook.target, returns=hook.kind == "kretprobe"))
     if hook.kind == "uprobe":
         return _attach_uprobe(program, hook.target)
-    for table, slot in slots(hook):
+    for table, slot in slots(hook.kind, hook.target):
         bpf.map_update(shared[table], struct.pack("<I", slot), struct.pack("<I", program))
     return []
 
@@ -97,7 +97,8 @@ def fill_router(router: int, shared: Mapping[str, int], plan: Plan) -> None:
     for event in HOOKS:
         if probe_of(event) in plan.families:
             for alternative in candidates(event, plan.only().get(event)):
-                for _, slot in (pair for hook in alternative.hooks if hook.kind == "syscall" for pair in slots(hook)):
+                for _, slot in (pair for hook in alternative.hooks if hook.kind == "syscall"
+                                for pair in slots(hook.kind, hook.target)):
                     bpf.map_update(shared["any"], struct.pack("<I", slot), struct.pack("<I", router))
 
 
@@ -154,7 +155,7 @@ class _Attaching:
         for hook in hooks:
             for fd in self._links.pop(hook):
                 os.close(fd)
-            for table, slot in slots(hook):
+            for table, slot in slots(hook.kind, hook.target):
                 bpf.map_delete(self._shared[table], struct.pack("<I", slot))
 
     def event(self, event: str, ways: tuple[Alternative, ...]) -> None:
@@ -202,7 +203,7 @@ class _Attaching:
 def empty_slots(family: Family, shared: Mapping[str, int]) -> None:
     """Take what a family may have put out of the program arrays, which hold programs as descriptors do."""
     for ways in (HOOKS[event] for event in HOOKS if probe_of(event) == family.name):
-        for table, slot in (pair for way in ways for hook in way.hooks for pair in slots(hook)):
+        for table, slot in (pair for way in ways for hook in way.hooks for pair in slots(hook.kind, hook.target)):
             with contextlib.suppress(FileNotFoundError):
                 bpf.map_delete(shared[table], struct.pack("<I", slot))
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}
-MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 0, 1, 2, 3
+MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_GET_NEXT_KEY = 0, 1, 2, 3, 4
 PROG_LOAD, PROG_GET_NEXT_ID, PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID, OBJ_GET_INFO = 5, 11, 13, 14, 15
-RAW_TRACEPOINT_OPEN, LINK_CREATE, ENABLE_STATS = 17, 28, 32
+RAW_TRACEPOINT_OPEN, MAP_FREEZE, LINK_CREATE, ENABLE_STATS = 17, 22, 28, 32
 HASH, ARRAY, PROG_ARRAY, RINGBUF = 1, 2, 3, 27
 MMAPABLE = 1 << 10
 _PERF_EVENT = 41  # attach type of a link on a perf event
@@ -56,10 +56,32 @@ def map_lookup(fd: int, key: bytes, size: int) -> bytes:
     return values.raw
 
 
+def map_keys(fd: int, size: int, limit: int) -> list[bytes]:
+    """Keys of a hash map, of *size* bytes each, *limit* of them at most."""
+    found: list[bytes] = []
+    key = ctypes.create_string_buffer(size)
+    after = 0  # NULL: the first one
+    while len(found) < limit:
+        following = ctypes.create_string_buffer(size)
+        try:
+            _call(MAP_GET_NEXT_KEY, struct.pack("<IIQQQ", fd, 0, after, ctypes.addressof(following), 0))
+        except FileNotFoundError:
+            break
+        found.append(following.raw)
+        key.raw = following.raw
+        after = ctypes.addressof(key)
+    return found
+
+
 def map_delete(fd: int, key: bytes) -> None:
     """Remove one element."""
     keys = ctypes.create_string_buffer(key, len(key))
     _call(MAP_DELETE, struct.pack("<IIQQQ", fd, 0, ctypes.addressof(keys), 0, 0))
+
+
+def map_freeze(fd: int) -> None:
+    """Let nobody change a map by bpf(2) any more; programs still may."""
+    _call(MAP_FREEZE, struct.pack("<I", fd))
 
 
 def raw_tracepoint_open(program: int, name: str) -> int:
@@ -196,6 +218,22 @@ def program_code(fd: int) -> tuple[bytes, tuple[int, ...]]:
     struct.pack_into("<IQ", asked, 52, _MAPS_MAX, ctypes.addressof(maps))
     count = struct.unpack_from("<I", _program_info(fd, bytes(asked)), 52)[0]
     return code.raw, tuple(maps[:min(count, _MAPS_MAX)])
+
+
+def program_maps(fd: int) -> tuple[int, ...]:
+    """Ids of the maps that a loaded program uses."""
+    maps = (ctypes.c_uint32 * _MAPS_MAX)()
+    asked = bytearray(_INFO_BYTES)
+    struct.pack_into("<IQ", asked, 52, _MAPS_MAX, ctypes.addressof(maps))
+    count = struct.unpack_from("<I", _program_info(fd, bytes(asked)), 52)[0]
+    return tuple(maps[:min(count, _MAPS_MAX)])
+
+
+def link_program(fd: int) -> int:
+    """Id of the program that a link runs. Source: struct bpf_link_info."""
+    info = ctypes.create_string_buffer(80)
+    _call(OBJ_GET_INFO, struct.pack("<IIQ", fd, 80, ctypes.addressof(info)))
+    return int(struct.unpack_from("<I", info.raw, 8)[0])
 
 
 def _program_info(fd: int, asked: bytes = b"") -> bytes:

@@ -8,7 +8,7 @@ from sensor.kernel.btf import Btf, HeaderWriter
 WANTED: dict[str, tuple[str, ...]] = {
     "task_struct": ("thread_info", "flags", "pid", "tgid", "real_parent", "group_leader", "start_boottime",
                     "cred", "mm", "fs", "files", "nsproxy", "signal", "thread_pid", "exit_code", "cgroups",
-                    "loginuid", "sessionid", "stack"),
+                    "loginuid", "sessionid", "stack", "ptraced", "ptrace_entry"),
     "thread_info": ("flags", "status"),
     "signal_struct": ("live", "tty", "pids", "group_exit_code", "flags"),
     "cred": ("uid", "gid", "suid", "sgid", "euid", "egid", "fsuid", "cap_effective", "cap_permitted", "user_ns"),
@@ -35,7 +35,7 @@ WANTED: dict[str, tuple[str, ...]] = {
     "mount": ("mnt_parent", "mnt_mountpoint", "mnt"),
     "dentry": ("d_parent", "d_name", "d_inode", "d_hash"),
     "qstr": ("len", "name"),
-    "inode": ("i_mode", "i_uid", "i_gid", "i_ino", "i_sb", "i_nlink"),
+    "inode": ("i_mode", "i_uid", "i_gid", "i_ino", "i_sb", "i_nlink", "i_private"),
     "super_block": ("s_dev", "s_magic"),
     "pt_regs": ("r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax", "cx", "dx", "si", "di",
                 "orig_ax", "ip", "cs", "flags", "sp", "ss"),
@@ -55,6 +55,8 @@ WANTED: dict[str, tuple[str, ...]] = {
     "io_uring_cqe": ("res",),
     "bpf_prog": ("len", "type", "aux"),
     "bpf_prog_aux": ("id", "name"),
+    "bpf_map": ("id", "name"),
+    "bpf_link": ("id", "prog"),
 }
 
 

@@ -41,7 +41,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("file", 1, 8191, 4096, ("decision.h", "paths.h", "syscall.h", "file.c")),
     Family("path", 1, 16383, 4096, ("decision.h", "paths.h", "syscall.h", "path.c"), part_of="file"),
     Family("network", 1, 1023, 512, ("decision.h", "paths.h", "syscall.h", "sockets.h", "network.c", "datagram.c")),
-    Family("privilege", 1, 8191, 4096, ("paths.h", "syscall.h", "privilege.c")),
+    Family("privilege", 1, 8191, 4096, ("paths.h", "syscall.h", "privilege.c", "tamper.c")),
     Family("shell", 1, 1023, 1024, ("shell.c",), optional=True),
 )
 FAMILY = {family.name: family for family in FAMILIES}
@@ -131,6 +131,9 @@ _SOCKETCALL = "socketcall() of 32-bit programs"
 _SENDS = (_call("on_sendto", 44, 369), _call("on_sendmsg", 46, 0), _call("on_sendmmsg", 307, 0))
 _DESTINATIONS = (_tail("emit_datagram", 503), *_SENDS)
 
+#: bpf(): two events take from it what they tell.
+_BPF = _call("on_bpf", 321, 357)
+
 #: event -> alternatives, the preferred one first.
 HOOKS: dict[str, tuple[Alternative, ...]] = {
     "process_fork": (Alternative("raw_tracepoint", (Hook("raw_tracepoint", "on_fork", "sched_process_fork"),)),),
@@ -182,11 +185,12 @@ HOOKS: dict[str, tuple[Alternative, ...]] = {
     "dns_query": (Alternative("syscall", (_tail("emit_dns", 504), *_SENDS),
         "write() on a connected socket; TCP; TLS; io_uring"),),
     "process_ptrace": (Alternative("syscall", (
-        _call("on_ptrace", 101, 26), _call("on_process_vm", 310, 347), _call("on_process_vm", 311, 348)),
+        _call("on_ptrace", 101, 26), _call("on_process_vm", 310, 347), _call("on_process_vm", 311, 348),
+        _call("on_pidfd_getfd", 438, 438)),
         "requests that only read"),),
     "module_load": (Alternative("syscall", (
         _call("on_init_module", 175, 128), _call("on_finit_module", 313, 350), _call("on_init_module", 176, 129))),),
-    "bpf_load": (Alternative("syscall", (_call("on_bpf", 321, 357),)),),
+    "bpf_load": (Alternative("syscall", (_tail("emit_bpf_load", 505), _BPF)),),
     "mount": (Alternative("syscall", (
         _tail("emit_mount", 502), _call("on_mount", 165, 21), _call("on_umount", 166, 52),
         _call("on_move_mount", 429, 429), _call("on_pivot_root", 155, 217)), "fsconfig() before move_mount()"),),
@@ -195,6 +199,9 @@ HOOKS: dict[str, tuple[Alternative, ...]] = {
     "credentials_change": (Alternative("syscall", tuple(_call("on_credentials", native, compat) for native, compat in (
         (105, 213), (106, 214), (113, 203), (114, 204), (117, 208), (119, 210), (116, 206), (122, 215),
         (123, 216), (126, 185)))),),
+    "process_signal": (Alternative("raw_tracepoint", (Hook("raw_tracepoint", "on_signal", "signal_generate"),),
+                                   "attempts that the kernel refused; the kernel's own signals"),),
+    "bpf_access": (Alternative("syscall", (_tail("emit_bpf_access", 506), _BPF), "reads of maps and of facts"),),
     "shell_line": (Alternative("uprobe", (Hook("uprobe", "on_readline", "readline@/bin/bash"),),
                                "shells other than bash"),),
 }
@@ -252,14 +259,14 @@ CANARY, CANARY_CALL = "on_canary", 111
 SYSCALL_SLOTS = 512
 
 
-def slots(hook: Hook) -> list[tuple[str, int]]:
-    """(program array, slot) of what the dispatcher or a tail call reaches."""
-    if hook.kind == "tail":
-        return [("native", int(hook.target))]
-    if hook.kind != "syscall":
-        return []
-    pairs = zip(("native", "compat"), syscall_numbers(hook), strict=True)
-    return [(table, number) for table, number in pairs if number]
+def slots(kind: str, target: str) -> tuple[tuple[str, int], ...]:
+    """(program array, slot) of what the dispatcher or a tail call reaches; nothing for other kinds of hook."""
+    if kind == "tail":
+        return (("native", int(target)),)
+    if kind != "syscall":
+        return ()
+    native, _, compat = target.partition("/")
+    return tuple((table, int(number)) for table, number in (("native", native), ("compat", compat)) if int(number))
 
 
 def syscall_numbers(hook: Hook) -> tuple[int, int]:

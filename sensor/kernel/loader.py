@@ -197,6 +197,8 @@ def run(channel: socket.socket, work: Path) -> None:
         _watch(plan, shared)
         for slot, pid in ((0, os.getppid()), (2, os.getpid())):  # OWN_* in probes/common.h
             bpf.map_update(shared["settings"], struct.pack("<I", slot), struct.pack("<Q", pid))
+        bpf.map_update(shared["owner"], struct.pack("<I", 0), struct.pack("<Q", os.getppid()))
+        bpf.map_freeze(shared["owner"])
         _send(channel, {"kind": "maps", "names": list(plans.SHARED)}, [shared[name] for name in plans.SHARED])
         running: dict[int, Family] = {}
         _families(wanted, plan, shared, sources, channel, running)

@@ -24,6 +24,7 @@ BUDGETS, BUDGET_BYTES = 1024, 48  # struct budget
 WINDOW_NS = 1 << 30  # WINDOW_SHIFT
 SETTING_SHED, SETTING_BUDGET = 6, 7  # places in the map of settings
 WATCH_ENTRIES = 1024
+OWN_ENTRIES = 1024  # own_objects in probes/tamper.c: programs and maps
 MEMORY_CAP = 64 << 20
 _RING_MIN, _RING_MAX = 4096, 32 << 20
 
@@ -75,6 +76,7 @@ class Plan:
         scratch = sum((family.mask + 1 + family.slack + SCRATCH_HEAD) * self.cpus * scratches(self.cpus)
                       for family in FAMILIES if family.name in self.families)
         hashes = WATCH_ENTRIES * (32 + 4 + 64) + WATCH_ENTRIES * (16 + 4 + 64) + 4096 * (8 + 40 + 64)
+        hashes += OWN_ENTRIES * (8 + 4 + 64)
         contacts = 4096 * 40  # of probes/datagram.c
         arrays = self.cpus * TYPES * COUNTER_BYTES + contacts + 3 * SYSCALL_SLOTS * 8 + BUDGETS * BUDGET_BYTES
         return sum(self.rings) + scratch + hashes + arrays
@@ -99,7 +101,7 @@ def possible_cpus(text: str) -> int:
 
 #: Shared maps in the order in which their descriptors travel.
 SHARED = ("ring_process", "ring_events", "counters", "settings", "any", "native", "compat", "watch_names",
-          "watch_inodes", "budgets")
+          "watch_inodes", "budgets", "own_objects", "owner")
 
 
 def create_shared(plan: Plan) -> dict[str, int]:
@@ -116,6 +118,8 @@ def create_shared(plan: Plan) -> dict[str, int]:
         "watch_names": bpf.map_create(bpf.HASH, 32, 4, WATCH_ENTRIES, name="sensor_names"),
         "watch_inodes": bpf.map_create(bpf.HASH, 16, 4, WATCH_ENTRIES, name="sensor_inodes"),
         "budgets": bpf.map_create(array, 4, BUDGET_BYTES, BUDGETS, bpf.MMAPABLE, "sensor_budgets"),
+        "owner": bpf.map_create(array, 4, 8, 1, name="sensor_owner"),
+        "own_objects": bpf.map_create(bpf.HASH, 8, 4, OWN_ENTRIES, name="sensor_own"),
     }
     budget = plan.bounds.cgroup_events * WINDOW_NS // 1_000_000_000
     bpf.map_update(made["settings"], struct.pack("<I", SETTING_BUDGET), struct.pack("<Q", budget))

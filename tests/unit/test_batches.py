@@ -186,6 +186,7 @@ def test_replay_of_parquet_ends_as_that_of_lines(tmp_path, extra, capfd):
         assert call(["replay", recording, "--format", "jsonl", *extra]) == 0
         out, err = capfd.readouterr()
         summary = json.loads(err.splitlines()[-1])
+        summary["skipped"].pop("abi", None)  # lines say which event table they were recorded under; columns don't
         return [json.loads(line) for line in out.splitlines()], {
             key: value for key, value in summary.items() if "second" not in key}
 
