@@ -54,6 +54,17 @@ def start(module: str, channel: socket.socket, arguments: Sequence[str] = (),
                             start_new_session=False, env=_environment())
 
 
+def start_with_channel(module: str, arguments: Sequence[str] = ()) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a child with a channel of its own; nothing is left open where it can't be (OSError)."""
+    ours, theirs = channel_pair()
+    with theirs:
+        try:
+            return start(module, theirs, arguments), ours
+        except OSError:
+            ours.close()
+            raise
+
+
 def _environment() -> dict[str, str]:
     kept = ("PATH", "LANG", "LC_ALL", "TZ", "TERM", "NO_COLOR", "COLUMNS", "JOURNAL_STREAM", "INVOCATION_ID",
             "NOTIFY_SOCKET", "CACHE_DIRECTORY", "STATE_DIRECTORY", NATIVE_SWITCH)

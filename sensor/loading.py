@@ -52,12 +52,14 @@ class Loading:
         return self._process is not None
 
     def start(self, plan: Plan) -> None:
-        """Start it; raises OSError where there is no directory for its files."""
+        """Start it; raises OSError where there is no directory for its files, no descriptor or no process."""
         self._work = tempfile.mkdtemp(prefix="sensor-load-")
         self._plan, self._late = plan, False
-        ours, theirs = children.channel_pair()
-        self._process = children.start("sensor.kernel.loader", theirs, [self._work])
-        theirs.close()
+        try:
+            self._process, ours = children.start_with_channel("sensor.kernel.loader", [self._work])
+        except OSError:
+            shutil.rmtree(self._work, ignore_errors=True)
+            raise
         with contextlib.suppress(OSError):  # killed already: the end of its channel tells
             ours.send(replace(plan, turns=True).dump())
         self.generation = time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -170,9 +170,12 @@ class Oversight:
         self._scan_started = f"{self._boot}:{time.clock_gettime_ns(time.CLOCK_BOOTTIME)}"
         ours, theirs = socket.socketpair()
         with ours, theirs:  # it has nothing to say and nobody to hear; the way of starting children has a channel
-            self._scan = children.start("sensor.crashes.scan", theirs,
-                                        [str(self.directory), self._scan_started, self._boot])
-        return True
+            try:
+                self._scan = children.start("sensor.crashes.scan", theirs,
+                                            [str(self.directory), self._scan_started, self._boot])
+            except OSError as error:  # no descriptor, no process: the probes go on
+                self._say(f"crashes of this host are not searched for: {error.strerror}")
+        return self._scan is not None
 
     def searched(self) -> bool:
         """Whether the search has ended since this was last asked, and has found what there is."""

@@ -343,7 +343,7 @@ class Supervisor:
         try:
             self._loading.start(self._plan)
         except OSError as error:
-            self._refuse(f"there is no directory for the loader's files: {error}", "make room in /tmp")
+            self._refuse(f"the loader can't be started: {error}", "make room in /tmp; more open files (ulimit -n)")
 
     def _taken(self, message: dict[str, Any]) -> None:
         self._oversight.loaded(self._load.tags)

@@ -26,7 +26,7 @@ from sensor.health import Canaries, Finding, Reading, Standstill, cpu_list, show
 from sensor.kernel import bpf, canary, knownbad
 from sensor.kernel.hooks import DECIDING, DISPATCHER
 from sensor.kernel.plan import COUNTER_BYTES, GO, TYPES
-from sensor.kernel.ring import Positions
+from sensor.kernel.ring import positions
 from sensor.loaded import Load
 
 #: What counts canaries, in the order of struct counter in probes/common.h.
@@ -89,7 +89,7 @@ class Vigil:
         self._unable = ""  # why there are no canaries
         self._said: set[str] = set()
         self._round: _Round | None = None
-        self._rings: list[tuple[Positions, Standstill]] = []
+        self._rings: dict[str, Standstill] = {}
         self._canaries = Canaries()
         self._tests = dict.fromkeys(("health", "canary", "ring"), 0.0)
         self._tested, self._processors = 0.0, (0, 0)
@@ -120,19 +120,13 @@ class Vigil:
     def loaded(self) -> None:
         """Everything is in; from now on by the clock."""
         self._loaded = True
-        for name, fd in self._load().maps.items():
-            if name in _RINGS:
-                with contextlib.suppress(OSError, ValueError):  # mmap has either
-                    self._rings.append((Positions(fd), Standstill(name.removeprefix("ring_"))))
+        self._rings = {name: Standstill(name.removeprefix("ring_")) for name in _RINGS}
         self._after("health", health.CHECK_SECONDS)
         self._after("canary", health.CANARY_SECONDS)
 
     def end(self) -> None:
         """Nothing is in the kernel any more, or is about to leave it."""
         self._before, self._round, self._asked, self._drill, self._loaded = None, None, None, False, False
-        for positions, _ in self._rings:
-            positions.close()
-        self._rings = []
         self._close()
 
     def rehearse(self) -> str:
@@ -172,10 +166,16 @@ class Vigil:
             return
         self._after("health", health.CHECK_SECONDS)
         now = self._clock()
-        for positions, standstill in self._rings:
+        for name, standstill in self._rings.items():
             if not self._serving():
                 standstill.excuse(now)
-            elif finding := standstill.take(*positions.read(), now):
+                continue
+            try:
+                place = positions(self._load().maps[name])
+            except OSError as error:
+                self._once(f"the {standstill.name} ring can't be watched: {error.strerror}")
+                continue
+            if finding := standstill.take(*place, now):
                 self._tell_of(finding)
                 return
         self._tests["ring"] = 1.0
@@ -318,17 +318,13 @@ class Vigil:
         if self._unable:
             self._once(f"no canaries: {self._unable}")
             return
-        ours, theirs = children.channel_pair()
-        with theirs:
-            try:
-                self._child = children.start("sensor.kernel.canary", theirs)
-            except OSError as error:
-                ours.close()
-                self._unable = f"its process can't be started: {error.strerror}"
-                self._once(f"no canaries: {self._unable}")
-                return
-        self._channel = ours
-        self._selector.register(ours, selectors.EVENT_READ, self._answered)
+        try:
+            self._child, self._channel = children.start_with_channel("sensor.kernel.canary")
+        except OSError as error:
+            self._unable = f"its process can't be started: {error.strerror}"
+            self._once(f"no canaries: {self._unable}")
+            return
+        self._selector.register(self._channel, selectors.EVENT_READ, self._answered)
 
     def _lack(self) -> str:
         """The programs know the canary by its process id, the host's."""

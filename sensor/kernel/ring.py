@@ -83,24 +83,14 @@ class Ring:
         self._consumer_map.close()
 
 
-class Positions:
-    """Where a ring's reader and its writers are, for whoever only watches. The descriptor stays the caller's."""
+def positions(fd: int) -> tuple[int, int]:
+    """The consumer's position, then the producers', in bytes, for whoever only watches.
 
-    def __init__(self, fd: int) -> None:
-        page = mmap.PAGESIZE
-        self._maps = [mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ, offset=offset) for offset in (0, page)]
-        self._words = [memoryview(each)[:8].cast("Q") for each in self._maps]
-
-    def read(self) -> tuple[int, int]:
-        """The consumer's position, then the producers', in bytes."""
-        return self._words[0][0], self._words[1][0]  # in this order: the reader never seems to be ahead
-
-    def close(self) -> None:
-        """Unmap: a page that is mapped keeps the ring in the kernel."""
-        for word in self._words:
-            word.release()
-        for each in self._maps:
-            each.close()
+    Nothing stays mapped: a page that is would keep the ring in the kernel. Raises OSError.
+    """
+    page = mmap.PAGESIZE
+    with mmap.mmap(fd, 2 * page, mmap.MAP_SHARED, mmap.PROT_READ) as pages, memoryview(pages).cast("Q") as words:
+        return words[0], words[page // 8]  # in this order: the reader never seems to be ahead
 
 
 class CorruptRing(Exception):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensor.kernel.ring import CorruptRing, Ring
+from sensor.kernel.ring import CorruptRing, Ring, positions
 
 PAGE = mmap.PAGESIZE
 SIZE = PAGE
@@ -62,6 +62,20 @@ def test_records_come_in_order_and_free_their_space(made: HandMadeRing) -> None:
     assert ring.pending() == 0
     assert ring.read(ring.producer(), 100) == []
     ring.close()
+
+
+def test_a_watcher_sees_both_positions_and_changes_nothing(made: HandMadeRing) -> None:
+    """The reader's first; they meet once everything is read and released."""
+    ring = Ring(made.fd, SIZE)
+    assert positions(made.fd) == (0, 0)
+    made.put(b"one")
+    ring.read(ring.producer(), 100)
+    assert positions(made.fd) == (0, made.position)
+    ring.release()
+    assert positions(made.fd) == (made.position, made.position)
+    ring.close()
+    with pytest.raises(OSError, match="descriptor"):
+        positions(-2)
 
 
 def test_what_was_read_and_not_released_is_there_for_the_next_reader(made: HandMadeRing) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sensor import health, vigil
+from sensor import children, health, vigil
 from sensor.errors import HostError
 from sensor.health import Finding
 from sensor.kernel import canary, knownbad
@@ -53,7 +53,8 @@ class World:
         self.deadlines: dict[str, float] = {}
         self.said: list[str] = []
         self.told: list[dict[str, Any]] = []
-        self.load = Load(maps={"settings": 3, "counters": 4}, programs=list(PROCESS))
+        maps = {"settings": 3, "counters": 4, "ring_process": 6, "ring_events": 5}
+        self.load = Load(maps=maps, programs=list(PROCESS))
         self.counts = {cpu: [0, 0, 0, 0] for cpu in CPUS}
         self.pids: list[int] = []
         self.kernel(oops_count=0, warn_count=0, tainted=0)
@@ -62,8 +63,9 @@ class World:
         cpu.joinpath("online").write_text("0-1\n")
         cpu.joinpath("possible").write_text("0-2\n")
         monkeypatch.setattr(vigil.os, "sched_getaffinity", lambda _pid: {*CPUS})
-        monkeypatch.setattr(vigil.children, "start", self._start)
+        monkeypatch.setattr(vigil.children, "start_with_channel", self._start)
         monkeypatch.setattr(vigil.bpf, "map_lookup", self._lookup)
+        monkeypatch.setattr(vigil, "positions", lambda _fd: (0, 0))
         monkeypatch.setattr(vigil.bpf, "map_update",
                             lambda _fd, _key, value: self.pids.append(struct.unpack("<Q", value)[0]))
         self.selector = selectors.DefaultSelector()
@@ -78,12 +80,13 @@ class World:
             folder.mkdir(parents=True, exist_ok=True)
             folder.joinpath(name).write_text(f"{number}\n")
 
-    def _start(self, _module: str, channel: socket.socket) -> Child:
+    def _start(self, _module: str) -> tuple[Child, socket.socket]:
         if hasattr(self, "channel"):
             self.channel.close()
-        self.channel, self.child = channel.dup(), Child()
+        ours, self.channel = children.channel_pair()
         self.channel.setblocking(False)
-        return self.child
+        self.child = Child()
+        return self.child, ours
 
     def _lookup(self, fd: int, key: bytes, size: int) -> bytes:
         assert (fd, size) == (4, COUNTER_BYTES)
@@ -254,18 +257,7 @@ def test_what_was_there_before_the_load_is_somebody_else_s(world: World) -> None
 @pytest.mark.contract("panic-11")
 def test_a_ring_that_nobody_reads_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """While an engine is there that should."""
-    class Still:
-        def __init__(self, _fd: int) -> None:
-            self.closed = False
-
-        def read(self) -> tuple[int, int]:
-            return 8, 64
-
-        def close(self) -> None:
-            self.closed = True
-
-    monkeypatch.setattr(vigil, "Positions", Still)
-    world.load.maps["ring_events"] = 5
+    monkeypatch.setattr(vigil, "positions", lambda fd: (8, 64) if fd == 5 else (0, 0))
     running(world)
     world.serving = False
     for second in range(0, 200, 10):
