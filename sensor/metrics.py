@@ -68,7 +68,7 @@ class Histogram:
     """Durations in buckets, counted by one thread and read by any."""
 
     #: Upper bounds in seconds: a 10 ms tick is usual, 1 s is where the alarm is.
-    BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+    BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0)
 
     __slots__ = ("counts", "sum")
 

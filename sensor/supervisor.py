@@ -387,15 +387,15 @@ class Supervisor:
 
     def _unhealthy(self, finding: Finding) -> None:
         """Everything is detached at once; after a drill it is loaded again."""
+        done = self._load.done
+        self._detach()
         detail = f"{'drill: ' if finding.drill else ''}{finding.detail}"
         self._say(f"all probes are detached: {detail}")
         self._tell({"kind": "state", "state": "detached", "detail": detail})
         if finding.drill:
             self._begin_anew()
             return
-        done = self._load.done
         self._loading.lack(finding.detail, "sensor crashes; then start it again", finding.lack)
-        self._detach()
         if not done:  # the end of the loader's channel tells
             self._loading.kill()
         elif self._load.fatal is not None:
