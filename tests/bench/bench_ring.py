@@ -30,7 +30,8 @@ from sensor.rules import content
 from sensor.rules.matcher import Matcher
 from sensor.watch import WatchList
 from tests.bench import ring, ring_stream
-from tests.bench.bench_rules import default_paths, peak_mb, run_json
+from tests.bench.bench_rules import default_paths, run_json
+from tests.bench.contenders import peak_mb
 from tests.conftest import ROOT
 
 _BATCH = 4096
