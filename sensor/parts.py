@@ -62,7 +62,7 @@ VOLATILE = frozenset({
     "process.target.executable", "process.target.name",
 })
 #: Events whose documents need another process than the one that acted and those above it.
-OPEN = frozenset({"process_ptrace"})
+OPEN = frozenset({"process_ptrace", "process_signal"})
 
 _ABSORBED = frozenset({"process_exec", "credentials_change"})
 
