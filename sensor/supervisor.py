@@ -100,7 +100,7 @@ class Supervisor:
         self._oversight.begin()
         if self._runtime is not None:
             self._control.open(self._runtime)
-        self._start_engine()
+        self._begin_engine()
         try:
             while self._engine is not None or "restart" in self._deadlines:
                 for key, _ in self._selector.select(self._timeout()):
@@ -165,7 +165,7 @@ class Supervisor:
 
     def _due(self) -> None:
         now = time.monotonic()
-        actions = {"restart": self._start_engine, "silent": self._engine_silent, "load": self._loading.late,
+        actions = {"restart": self._begin_engine, "silent": self._engine_silent, "load": self._loading.late,
                    "duration": self.stop, "stop": self._stop_late, "statistics": self._send_statistics,
                    "guard": self._oversight.healthy, "search": self._oversight.end_search,
                    "content": self._watch_content, **self._vigil.actions}
@@ -177,6 +177,18 @@ class Supervisor:
         self._deadlines[name] = time.monotonic() + seconds
 
     # --- the engine ---------------------------------------------------------------------------
+
+    def _begin_engine(self) -> None:
+        """Start one; the host may have no descriptor or process for it."""
+        try:
+            self._start_engine()
+        except OSError as error:
+            reason = f"the engine can't be started: {error.strerror}"
+            if self._ready:
+                self._say(f"{reason}; tried again in {BACKOFF_SECONDS[-1]:.0f} s")
+                self._after("restart", BACKOFF_SECONDS[-1])
+            else:
+                self._fail(STATUS_HOST, f"{reason}\n  fix: raise the limit of open files (ulimit -n) or of processes")
 
     def _start_engine(self) -> None:
         ours, theirs = children.channel_pair()
