@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -360,8 +361,25 @@ class Sensor:
         def find() -> Document | None:
             return next((d for d in self.documents()[since:] if check(d)), None)
 
-        found: Document = wait_until(find, seconds, what)
+        try:
+            found: Document = wait_until(find, seconds, what)
+        except AssertionError as failed:
+            raise AssertionError(f"{failed}\n{self.condition()}") from failed
         return found
+
+    def condition(self) -> str:
+        """What a failed test wants to know: how much came, what was lost and where, what the daemon has said."""
+        try:
+            metrics = self.metrics()
+        except (OSError, AssertionError) as error:
+            return f"{error}\n{self.stderr()[-4000:]}"
+        told = [
+            f"{name}{dict(labels)} {value:.0f}"
+            for (name, labels), value in metrics.items()
+            if value and re.search("events_|lost|missed|throttled|shed|health|canar|ring|passive|probe_enabled", name)
+        ]
+        kinds = Counter(map(action, self.documents()))
+        return "\n".join([*told, f"documents: {dict(kinds)}", self.stderr()[-4000:]])
 
     def settle(self, since: int = 0) -> None:
         """Returns when everything that happened before the call is in the output.
