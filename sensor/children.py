@@ -35,6 +35,11 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
+def unseen() -> None:
+    """Let processes of the same user neither trace this one nor open its memory. Source: prctl(2), PR_SET_DUMPABLE."""
+    ctypes.CDLL(None).prctl(4, ctypes.c_ulong(0), 0, 0, 0)
+
+
 def call_itself(name: str) -> None:
     """Name this process in the kernel's own texts too, 15 characters. Source: prctl(2), PR_SET_NAME."""
     ctypes.CDLL(None).prctl(15, ctypes.create_string_buffer(name.encode()[:15]), 0, 0, 0)

@@ -25,10 +25,10 @@ CPU_TIMES, CPU_LEAST, CPU_MOST = 20, 5, 30
 
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _SECCOMP_MODE_FILTER = 22, 38, 2
 _INSTRUCTION = struct.Struct("<HBBI")  # code, jump if true, jump if false, constant
-_LOAD, _EQUAL, _GREATER_EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
+LOAD, EQUAL, GREATER_EQUAL, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_NUMBER, _ARCH, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 _AUDIT_ARCH_X86_64 = 0xC000003E
-_ALLOW, _REFUSE = 0x7FFF0000, 0x00050001  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EPERM
+ALLOW, REFUSE = 0x7FFF0000, 0x00050001  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EPERM
 _X32 = 0x40000000
 _WRITING = 0o1 | 0o2 | 0o100  # O_WRONLY, O_RDWR, O_CREAT
 
@@ -48,6 +48,7 @@ REFUSED = {
     "request_key": 249, "userfaultfd": 323, "shmget": 29, "shmat": 30, "msgget": 68, "semget": 64, "mq_open": 240,
     "memfd_create": 319, "inotify_add_watch": 254,
 }
+Row = tuple[int, int, int, int]  # code, jump if true, jump if false, constant
 _OPENING = {"open": (2, 1), "openat": (257, 2)}  # number, which argument has the flags
 
 
@@ -74,17 +75,28 @@ def _bound(limit: int, soft: int, hard: int) -> None:
 
 
 def calls() -> None:
-    """Refuse network, other processes and writing by name; for good.
+    """Refuse network, other processes and writing by name; for good. Raises HostError as :func:`install` does."""
+    rows: list[Row] = []
+    for number in REFUSED.values():
+        rows += [(EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE)]
+    for number, argument in _OPENING.values():
+        rows += [(EQUAL, 0, 4, number), (LOAD, 0, 0, ARGUMENTS + 8 * argument), (ANY_BIT, 0, 1, _WRITING),
+                 (RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]
+    install(rows)
+
+
+def install(rows: list[Row]) -> None:
+    """Let a filter decide about this thread's calls; *rows* find the call's number loaded. The rest is allowed.
 
     A kernel without such filters (or a machine whose numbers aren't known here) leaves the process what its
-    user may do, which is little: rules are read all the same.
+    user may do, which is little.
 
     Raises:
         HostError: The kernel knows filters and doesn't take this one.
     """
     if platform.machine() != "x86_64":
         return
-    program = _program()
+    program = _program(rows)
     buffer = ctypes.create_string_buffer(program, len(program))
     head = struct.pack("<HxxxxxxQ", len(program) // _INSTRUCTION.size, ctypes.addressof(buffer))  # struct sock_fprog
     libc = ctypes.CDLL(None, use_errno=True)
@@ -95,15 +107,9 @@ def calls() -> None:
             raise HostError(f"the kernel took no filter of system calls: {os.strerror(number)}")
 
 
-def _program() -> bytes:
-    rows: list[tuple[int, int, int, int]] = [
-        (_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, _AUDIT_ARCH_X86_64), (_RETURN, 0, 0, _REFUSE),
-        (_LOAD, 0, 0, _NUMBER), (_GREATER_EQUAL, 0, 1, _X32), (_RETURN, 0, 0, _REFUSE),
+def _program(rows: list[Row]) -> bytes:
+    head: list[Row] = [
+        (LOAD, 0, 0, _ARCH), (EQUAL, 1, 0, _AUDIT_ARCH_X86_64), (RETURN, 0, 0, REFUSE),
+        (LOAD, 0, 0, _NUMBER), (GREATER_EQUAL, 0, 1, _X32), (RETURN, 0, 0, REFUSE),
     ]
-    for number in REFUSED.values():
-        rows += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _REFUSE)]
-    for number, argument in _OPENING.values():
-        rows += [(_EQUAL, 0, 4, number), (_LOAD, 0, 0, _ARGUMENTS + 8 * argument), (_ANY_BIT, 0, 1, _WRITING),
-                 (_RETURN, 0, 0, _REFUSE), (_RETURN, 0, 0, _ALLOW)]
-    rows.append((_RETURN, 0, 0, _ALLOW))
-    return b"".join(_INSTRUCTION.pack(*row) for row in rows)
+    return b"".join(_INSTRUCTION.pack(*row) for row in (*head, *rows, (RETURN, 0, 0, ALLOW)))

@@ -17,6 +17,7 @@ WATCH_LEAF, WATCH_PARENT = 1, 2  # WATCH_* in probes/file.c
 #: Kinds of hooks that the settings can ask for, by number; 0 leaves the choice.
 HOOK_KINDS = ("", "off", "raw_tracepoint", "syscall", "fentry", "kprobe", "kretprobe", "lsm", "uprobe")
 MAX_EVENTS = 64
+REQUESTS_PER_SECOND = 20  # a beat a second, and a handful around a start or a release
 MAX_WATCH = 256
 NAME_BYTES = 32  # struct watch_name
 PATTERN_BYTES = 256
@@ -149,6 +150,28 @@ def parse_verdict(data: bytes) -> Verdict | None:
         return None
     _, number, release = _VERDICT.unpack(data)
     return Verdict(release.hex(), VERDICTS[number]) if number < len(VERDICTS) else None
+
+
+class Pace:
+    """How many requests of an engine are looked at: what is beyond that is dropped and counted, and serves nothing."""
+
+    def __init__(self) -> None:
+        self._second, self._taken, self.dropped = -1, 0, 0
+
+    def take(self, now: float) -> bool:
+        """Whether to look at one that came *now* (seconds of a clock that doesn't go back)."""
+        if int(now) != self._second:
+            self._second, self._taken = int(now), 0
+        self._taken += 1
+        if self._taken > REQUESTS_PER_SECOND:
+            self.dropped += 1
+            return False
+        return True
+
+    @property
+    def begins(self) -> bool:
+        """Whether the last one taken was the first to be dropped within its second."""
+        return self._taken == REQUESTS_PER_SECOND + 1
 
 
 def kind_of(data: bytes) -> bytes:

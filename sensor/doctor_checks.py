@@ -226,6 +226,22 @@ def engine_user(host: Host, settings: Settings) -> Iterator[Check]:
                     f"{USER}")
 
 
+def confinement(host: Host, settings: Settings) -> Iterator[Check]:
+    """What the engine leaves itself; the unit's sandbox comes on top of it."""
+    if version := host.landlock():
+        parts = ["files", *(["TCP connections"] if version >= 4 else []), *(["signals"] if version >= 6 else [])]
+        yield Check("Landlock", "ok", f"version {version}: {', '.join(parts)}")
+    else:
+        yield Check("Landlock", "note", "not in this kernel, or not in its lsm= list",
+                    "the engine can open what its user may open; Linux 5.13 and later keep it to what it needs",
+                    "add landlock to the kernel's lsm= list (see /sys/kernel/security/lsm) and reboot")
+    if host.text("/proc/sys/kernel/seccomp/actions_avail") is not None:
+        yield Check("seccomp", "ok", "the engine gives up calls that it has no use for")
+    else:
+        yield Check("seccomp", "note", "not in this kernel",
+                    "the engine keeps every system call that its user may make")
+
+
 def other_agents(host: Host, settings: Settings) -> Iterator[Check]:
     running = set()
     for place in host.path("/proc").glob("[0-9]*/comm"):
@@ -253,5 +269,6 @@ def extension(host: Host, settings: Settings) -> Iterator[Check]:
 
 CHECKS: tuple[Callable[[Host, Settings], Iterator[Check]], ...] = (
     switched_off, machine, kernel, known_bad, type_information, lockdown, hook_kinds, tracefs, privileges, sysctls,
-    memory_lock, bcc, process_view, container, control_groups, metrics_port, engine_user, other_agents, extension,
+    memory_lock, bcc, process_view, container, control_groups, metrics_port, engine_user, confinement, other_agents,
+    extension,
 )

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sensor import config, control, importable, native, privileges
+from sensor import config, control, hardening, importable, native, privileges
 from sensor.arguments import Arguments
 from sensor.boottime import BootClock
 from sensor.children import SOCKET_BYTES
@@ -40,6 +40,7 @@ from sensor.pipeline import Pipeline
 from sensor.process.seed import Found, Reader, host_user_name
 from sensor.process.users import Users
 from sensor.rulecache import RuleCache
+from sensor.rulechild import Starter
 from sensor.rulefiles import RuleFiles
 from sensor.ruleload import Ready, RuleLoad, cache_home
 from sensor.rules.meter import CPU_TIME, WINDOW_NS, Budget, Meter, Watch
@@ -48,6 +49,7 @@ from sensor.schema import BY_ID, BY_NAME
 from sensor.snapshot import Facts, take
 from sensor.switches import state_home
 from sensor.watch import WatchList
+from sensor.zygote import Zygote
 
 
 def boot_ns() -> int:
@@ -72,6 +74,8 @@ class _Opened:
     cache: Path | None = None
     state: Path | None = None
     selection: running.Selection = field(default_factory=running.Selection)  # its directories are open
+    starter: Starter | None = None  # of processes that parse rules, where this one may start none
+    confined: bool = False  # to leave itself only the files that it needs
 
 
 def _open_config(path: str | None) -> tuple[str, int] | None:
@@ -114,8 +118,10 @@ class Engine:
     def __init__(self, channel: socket.socket, arguments: Arguments, opened: _Opened) -> None:
         self._channel, self._arguments, self._opened = channel, arguments, opened
         self._settings = self._read_settings()
+        if opened.confined:
+            self._confine()
         self._facts = Facts()
-        self._load = RuleLoad(opened.rules, self._settings.rules, RuleCache(opened.cache), opened.state)
+        self._load = RuleLoad(opened.rules, self._settings.rules, RuleCache(opened.cache), opened.state, opened.starter)
         self._facts.cache = self._load.cache.counts
         self._again = False  # a reload was asked for while one was under way
         self._next_look = time.monotonic() + self._settings.rules.watch_seconds
@@ -124,7 +130,8 @@ class Engine:
         self._over = Watch(Budget(self._settings.rules.budget_cpu_percent * WINDOW_NS // 100,
                                   self._settings.rules.budget_alerts))
         self._content = running.Part(opened.selection, opened.rules, self._settings,
-                                     RuleLoad(opened.rules, self._settings.rules, self._load.cache, opened.state),
+                                     RuleLoad(opened.rules, self._settings.rules, self._load.cache, opened.state,
+                                              opened.starter),
                                      channel.send, self._say)
         ready = self._content.first(self._load)
         self._tell_rules(ready)
@@ -154,6 +161,16 @@ class Engine:
             return config.Settings()
         display, fd = self._opened.config
         return config.loads(read_descriptor(fd, display), display)
+
+    def _confine(self) -> None:
+        """Leave only the files that the settings and the command line speak of."""
+        rules, output = self._settings.rules, self._arguments.output or self._settings.output.spec
+        reading = [f"/proc/self/fd/{root.fd}" for root in (self._opened.rules.default, *self._opened.rules.named)]
+        reading += [path for path in (*rules.paths, *rules.pipelines) if path.startswith("/")]
+        reading += [str(path) for path in (self._opened.state,) if path is not None]
+        writing = [str(path.parent) for path in (self._opened.cache,) if path is not None]
+        writing += [os.path.dirname(path) for path in (output, self._arguments.record) if path and "/" in path]
+        hardening.files(reading, writing)
 
     def _tell_rules(self, ready: Ready) -> None:
         rules = ready.rules
@@ -392,6 +409,7 @@ class Engine:
 
     def _statistics(self, message: dict[str, Any]) -> None:
         self._facts.statistics, self._facts.breaker = message["programs"], message
+        self._facts.requests_dropped = message["dropped"]
         if self._live is not None:
             for step in message["steps"]:
                 self._live.breaker(step)
@@ -473,8 +491,10 @@ def main() -> None:
         opened = _open(arguments, running.Selection.parse(sys.argv[3]))
         native.extension()  # while root can still reach it
         if os.geteuid() == 0:
-            importable.keep()
+            imports = importable.keep()
             privileges.drop(*privileges.ids_of(), parent)
+            opened.starter, opened.confined = Zygote(imports).start, True
+            hardening.calls()
         Engine(channel, arguments, opened).run()
     except SensorError as error:
         sys.stderr.write(f"sensor: {error}\n")

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from sensor import native
+from sensor import landlock, native
 from sensor.errors import HostError
 from sensor.kernel import knownbad
 from sensor.kernel.btf import Btf
@@ -115,6 +115,7 @@ class Host:
     user_exists: Callable[[str], bool] = user_exists
     refusal: Callable[[str, int], str] = refusal
     engine: Callable[[], str] = native.state
+    landlock: Callable[[], int] = landlock.version
 
     def path(self, name: str) -> Path:
         """Place of the absolute path *name* below the root."""

@@ -227,6 +227,8 @@ class Snapshot:
                          "missing; passive, where none is loaded.", "mode")
     passive_reason: Samples = _row("gauge", _STATE, "1 for what keeps probes from being loaded in the mode passive; "
                                    "`/-/ready` says it in words.", "reason", LACKS)
+    requests_dropped: float | None = _row("counter", _STATE, "Requests of the engine that the supervisor dropped, for "
+                                          "there were too many. Any increase deserves an alarm.")
     tampered: Samples = _row("counter", _STATE, "Changes by others to what the sensor has in the kernel, as found by "
                              "looking every 10 s. Any increase deserves an alarm.", "part", TAMPERED)
     host_crashes: Samples = _row("counter", _STATE, "Crashes of this host that are known (`sensor crashes`), by whom "

@@ -16,7 +16,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from sensor import children, confine
 from sensor.errors import SensorError, UsageError
@@ -46,6 +48,23 @@ class Interrupted(UsageError):
     exit_status = SensorError.exit_status
 
 
+class Process(Protocol):
+    """What a parent needs of a child, as subprocess.Popen has it."""
+
+    def poll(self) -> int | None:
+        """Its status, or None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its status. Raises subprocess.TimeoutExpired."""
+
+    def kill(self) -> None:
+        """End it."""
+
+
+#: Job, output, whether to let others go first.
+Starter = Callable[[int, int, bool], Process]
+
+
 class Child:
     """One such process.
 
@@ -53,17 +72,19 @@ class Child:
         gathered: Files as they were read.
         options: From the settings.
         polite: Let others go first. Not where they wait for the rules.
+        starter: Starts it, where this process may not.
 
     Raises:
         NoChild: It can't be started.
     """
 
-    def __init__(self, gathered: Gathered, options: Options, *, polite: bool = True) -> None:
+    def __init__(self, gathered: Gathered, options: Options, *, polite: bool = True,
+                 starter: Starter | None = None) -> None:
         self._output = os.memfd_create("rules-compiled", os.MFD_CLOEXEC)
         job = -1
         try:
             job = _job(gathered, options)
-            self._process = _start(job, self._output, polite)
+            self._process = (starter or start)(job, self._output, polite)
         except OSError as error:
             os.close(self._output)
             raise NoChild(f"no process could be started to read the rules: {error}") from error
@@ -101,12 +122,12 @@ class Child:
         raise _failure(status, data)
 
 
-def compile_rules(gathered: Gathered, options: Options) -> tuple[RuleSet, bytes]:
+def compile_rules(gathered: Gathered, options: Options, starter: Starter | None = None) -> tuple[RuleSet, bytes]:
     """Start one, wait for it, and check what it made: the rules, and the data that they were read from.
 
     Raises UsageError.
     """
-    data = Child(gathered, options, polite=False).result()
+    data = Child(gathered, options, polite=False, starter=starter).result()
     return checked(data), data
 
 
@@ -142,7 +163,8 @@ def _job(gathered: Gathered, options: Options) -> int:
     return fd
 
 
-def _start(job: int, output: int, polite: bool) -> subprocess.Popen[bytes]:
+def start(job: int, output: int, polite: bool) -> subprocess.Popen[bytes]:
+    """Run :func:`main` in a fresh interpreter with these descriptors. Raises OSError."""
     # The interpreter itself: the link in a virtual environment may lie where this user may not go.
     code = f"import sys; sys.path[:] = {json.dumps(sys.path)}; from {ENTRY} import main; main()"
     command = [os.readlink("/proc/self/exe"), "-I", "-S", "-B", "-c", code, str(os.getpid()), str(job), str(output),
@@ -160,6 +182,7 @@ def main() -> None:
     parent, job, output = map(int, sys.argv[1:4])
     status = 0
     try:
+        children.unseen()  # whoever has taken over the engine must not get at this before it is confined
         children.die_with(parent)
         data = _work(job)
     except SensorError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from sensor import config, switches
 from sensor.errors import SensorError, UsageError
 from sensor.rulecache import RuleCache
-from sensor.rulechild import Child, NoChild, checked, compile_rules
+from sensor.rulechild import Child, NoChild, Starter, checked, compile_rules
 from sensor.rulefiles import RuleFiles
 from sensor.rules.correlation import Correlator, correlator_of
 from sensor.rules.files import Gathered
@@ -54,8 +54,10 @@ class RuleLoad:
     ``start`` begins a load, ``step`` carries it on whenever it is called, until it gives something.
     """
 
-    def __init__(self, files: RuleFiles, settings: config.Rules, cache: RuleCache, state: Path | None = None) -> None:
+    def __init__(self, files: RuleFiles, settings: config.Rules, cache: RuleCache, state: Path | None = None,
+                 starter: Starter | None = None) -> None:
         self._files, self._settings, self.cache, self._state = files, settings, cache, state
+        self._starter = starter
         self._options = Options(settings.placeholders, settings.pipelines)
         self._key = ""
         self._child: Child | None = None
@@ -85,7 +87,7 @@ class RuleLoad:
         rules = self.cache.get(self._key)
         if rules is None:
             try:
-                rules, data = compile_rules(gathered, self._options)
+                rules, data = compile_rules(gathered, self._options, self._starter)
             except NoChild as error:
                 say(f"{error}; they are read by the engine itself")
                 from sensor.rules import content
@@ -109,7 +111,7 @@ class RuleLoad:
             self._builder = _Builder(lambda: Ready.build(known, disabled, fresh=True))
         else:
             self._pending = disabled
-            self._child = Child(gathered, self._options)
+            self._child = Child(gathered, self._options, starter=self._starter)
 
     def step(self) -> Ready | None:
         """Rules that are ready, or None for as long as it takes. Raises SensorError where there won't be any."""

@@ -39,6 +39,7 @@ class Facts:
     meter: Meter | None = None
     cache: dict[str, int] = field(default_factory=dict)  # of compiled rules: result -> look-ups
     latency: dict[str, Histogram] = field(default_factory=dict)
+    requests_dropped: int = 0  # by the supervisor, of this engine and those before it
     tampered: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TAMPERED, 0))
     crashes: list[Found] = field(default_factory=list)  # of this host, oldest first
     drills: dict[tuple[str, str], float] = field(default_factory=dict)  # (drill, result) -> how often
@@ -62,6 +63,7 @@ def take(live: Live | None, facts: Facts) -> Snapshot:
     snapshot.mode = {name: float(name == current) for name in ("full", "reduced", "passive")}
     passive = facts.info.get("passive")
     snapshot.passive_reason = {passive["lack"]: 1.0} if passive else {}
+    snapshot.requests_dropped = float(facts.requests_dropped)
     snapshot.tampered = dict(facts.tampered)
     snapshot.host_crashes = counts(facts.crashes)
     snapshot.last_crash_timestamp_seconds = max((each.time for each in facts.crashes if each.counted), default=None)

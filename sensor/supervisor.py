@@ -79,6 +79,7 @@ class Supervisor:
         self._status, self._serving = 0, False  # serving: this engine reads records
         self._content = Keeper(store, self._say)
         self._integrity = Integrity()
+        self._pace = control.Pace()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._begun, self._events, self._runtime = time.monotonic(), 0, runtime
         self._drills = Drills({
@@ -211,6 +212,11 @@ class Supervisor:
             data = b""
         if not data:
             self._close_engine_channel()
+            return
+        if not self._pace.take(time.monotonic()):
+            if self._pace.begins:
+                self._say(f"the engine makes more than {control.REQUESTS_PER_SECOND} requests a second; the rest of "
+                          f"them is dropped ({self._pace.dropped} so far)")
             return
         kind = control.kind_of(data)
         if kind == control.MAGIC_PLAN:
@@ -450,7 +456,8 @@ class Supervisor:
     def _send_statistics(self) -> None:
         self._after("statistics", self._governor.round())
         if not self._governor.sampling:
-            self._tell(self._governor.report(heard=self._serving and self._engine_channel is not None))
+            heard = self._serving and self._engine_channel is not None
+            self._tell({**self._governor.report(heard=heard), "dropped": self._pace.dropped})
             for change in self._integrity.check(self._load):
                 self._say(f"tampered with: {change.sentence}")
                 self._tell({"kind": "tampered", "part": change.part, "sentence": change.sentence})

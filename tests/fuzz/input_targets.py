@@ -12,7 +12,7 @@ import zstandard
 
 from sensor import config, controlsocket, dns, replay
 from sensor.boottime import BootClock
-from sensor.control import Request, kind_of, parse_request
+from sensor.control import VERDICTS, Request, kind_of, parse_request, parse_verdict, verdict
 from sensor.document import Builder
 from sensor.errors import ContentError, RecordError, UsageError
 from sensor.hunting import Hunt
@@ -171,6 +171,8 @@ def _messages(data: bytes) -> None:
     assert kind_of(data) in (b"", b"SPLN", b"SRDY", b"SBEA", b"SVER")
     asked = controlsocket.parse(data)
     assert asked is None or asked.pack() == data
+    found = parse_verdict(data)
+    assert found is None or (verdict(found.release, found.reason) == data and found.reason in VERDICTS)
     try:
         request = parse_request(data)
     except UsageError as error:
@@ -183,7 +185,8 @@ def _messages(data: bytes) -> None:
 def _requests() -> Sequence[bytes]:
     plan = Request((1 << 16, 1 << 20), 1 << 25, ("process", "file"), ((b"shadow", 1),), ("/etc/*",), ((4, "fentry"),))
     query = bytes.fromhex("1234010000010000000000000161076578616d706c6503636f6d0000010001")
-    return [plan.pack(), query, controlsocket.Request(controlsocket.DRILLED, "guard", "ok").pack()]
+    return [plan.pack(), query, controlsocket.Request(controlsocket.DRILLED, "guard", "ok").pack(),
+            verdict("ab" * 32, "fault"), bytes(200)]
 
 
 def _written(suffix: str) -> list[bytes]:

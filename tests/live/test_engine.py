@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -126,3 +128,17 @@ def test_timestamps_are_the_wall_clock(sensor: Sensor) -> None:
     [seen] = [d for d in of_kind(documents, "process-exec") if get(d, "process.args") == ["/bin/true", "clock"]]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", seen["@timestamp"])
     assert iso(before - 0.1) <= seen["@timestamp"][:19] <= iso(time.time() + 0.1)
+
+
+def test_engine_and_zygote_are_confined_and_rules_are_read_anew(sensor: Sensor) -> None:
+    """The engine has a filter of its calls; its one child has none, no privilege and no descriptor of the sensor's."""
+    engine = sensor.engine()
+    assert int(status_of(engine)["Seccomp"]) == 2
+    [zygote] = children(engine)
+    status = status_of(zygote)
+    assert (status["Name"], status["NoNewPrivs"], int(status["CapEff"], 16)) == ("sensor-zygote", "1", 0)
+    assert not [link for link in descriptors(zygote).values() if re.search(r"bpf|events\.jsonl", link)]
+    before = sensor.total("sensor_config_reloads_total", result="success")
+    os.kill(sensor.pid, signal.SIGHUP)
+    wait_until(lambda: sensor.total("sensor_config_reloads_total", result="success") > before, 120,
+               f"the rules are read again: {sensor.stderr()[-500:]}")

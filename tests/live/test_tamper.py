@@ -18,7 +18,6 @@ from sensor.kernel import bpf
 from tests.live import host, kernelstate
 from tests.live.harness import Document, Sensor, action, alerts, flags, get
 
-ENGINE = "sensor.engine"
 _SYS_BPF, _SYS_PIDFD_OPEN, _SYS_PIDFD_SEND, _SYS_PIDFD_GETFD = 321, 434, 424, 438
 _PTRACE_ATTACH, _PTRACE_DETACH = 16, 17
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -30,12 +29,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sensor]:
     """A sensor that nobody else uses: it is tampered with."""
     with Sensor(tmp_path_factory.mktemp("tampered")) as running:
         yield running
-
-
-def engine_of(sensor: Sensor) -> int:
-    """The engine's process id."""
-    [pid] = [pid for pid in host.children(sensor.pid) if ENGINE in Path(f"/proc/{pid}/cmdline").read_text()]
-    return pid
 
 
 def command(number: int, attribute: bytes) -> int:
@@ -62,7 +55,7 @@ def rules(documents: list[Document]) -> set[str]:
 
 def test_signals_to_supervisor_and_engine_are_told_however_they_are_sent(own: Sensor) -> None:
     """By number, to a thread, by pidfd: signal, target, and what became of it."""
-    engine = engine_of(own)
+    engine = own.engine()
 
     def act() -> None:
         os.kill(engine, signal.SIGSTOP)
@@ -87,7 +80,7 @@ def test_signals_to_supervisor_and_engine_are_told_however_they_are_sent(own: Se
 
 def test_tracing_the_engine_is_told_by_its_threads_numbers_too(own: Sensor) -> None:
     """ptrace() takes a thread; another process's attach is not marked."""
-    engine = engine_of(own)
+    engine = own.engine()
     threads = sorted(int(name) for name in os.listdir(f"/proc/{engine}/task"))
     assert len(threads) > 1  # it serves metrics
     with subprocess.Popen(["sleep", "60"]) as other:
@@ -224,7 +217,7 @@ def test_whoever_makes_itself_the_engine_is_told_and_undone(own: Sensor) -> None
     assert str(os.getpid()) in get(wait_tampered(own, "settings", since), "message")
     [d] = [d for d in of(own.documents()[since:], "bpf-access") if get(d, "process.pid") == os.getpid()]
     assert (get(d, "bpf.command"), get(d, "bpf.object.name")) == (2, "sensor_settings")
-    assert struct.unpack("<Q", bpf.map_lookup(settings, struct.pack("<I", 1), 8)) == (engine_of(own),)
+    assert struct.unpack("<Q", bpf.map_lookup(settings, struct.pack("<I", 1), 8)) == (own.engine(),)
     os.close(settings)
     owner = opened(14, named_map(own, "sensor_owner"))
     with pytest.raises(PermissionError):
@@ -269,6 +262,6 @@ def test_files_of_the_sensor_and_of_the_tracer_are_guarded_by_name(own: Sensor) 
 def test_what_the_sensor_does_itself_is_no_tampering(own: Sensor) -> None:
     """Its own statistics, checks and repairs make none of these events."""
     time.sleep(12)
-    mine = {own.pid, engine_of(own)}
+    mine = {own.pid, own.engine()}
     assert not [d for d in own.documents() if action(d) in ("bpf-access", "process-signal")
                 and get(d, "process.pid") in mine]

@@ -24,7 +24,7 @@ def test_a_plan_reads_back_as_it_was_written() -> None:
 @pytest.mark.hostile("hostile-control")
 def test_short_garbage_is_no_message(data: bytes) -> None:
     """Only exact sizes with a known magic are messages."""
-    assert control.kind_of(data) in (b"", control.MAGIC_READY, control.MAGIC_BEAT)
+    assert control.kind_of(data) in (b"", control.MAGIC_READY, control.MAGIC_BEAT, control.MAGIC_VERDICT)
     with pytest.raises(UsageError):
         control.parse_request(data)
 
@@ -57,3 +57,27 @@ def test_names_longer_than_the_kernel_compares_are_cut_alike() -> None:
     """Two names with the same first 31 bytes are one entry."""
     entries = control.watch_entries(["x" * 40], ["x" * 50])
     assert entries == ((b"x" * 31, control.WATCH_LEAF | control.WATCH_PARENT),)
+
+
+@given(st.binary(min_size=32, max_size=32), st.sampled_from(control.VERDICTS))
+def test_a_verdict_reads_back_as_it_was_written(release: bytes, reason: str) -> None:
+    """The id of a release, and one of the reasons."""
+    data = control.verdict(release.hex(), reason)
+    assert control.parse_verdict(data) == control.Verdict(release.hex(), reason)
+
+
+@given(st.binary(max_size=40), st.sampled_from([b"", b"SVER", b"SRDY", b"SBEA", b"SPLN"]))
+def test_a_damaged_verdict_is_none_or_one_of_the_reasons(data: bytes, magic: bytes) -> None:
+    """A number without a reason is no verdict."""
+    found = control.parse_verdict(magic + data)
+    assert found is None or (found.reason in control.VERDICTS and len(found.release) == 64)
+
+
+@given(st.lists(st.floats(0, 10, allow_nan=False), max_size=300).map(sorted))
+def test_no_second_has_more_requests_than_are_looked_at(times: list[float]) -> None:
+    """Up to the limit each is taken, beyond it each is counted, and the next second begins anew."""
+    pace = control.Pace()
+    taken = [int(at) for at in times if pace.take(at)]
+    came = [int(at) for at in times]
+    assert all(taken.count(second) == min(came.count(second), control.REQUESTS_PER_SECOND) for second in {*came})
+    assert pace.dropped == len(came) - len(taken)

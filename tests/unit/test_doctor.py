@@ -46,6 +46,7 @@ FUNCTIONS = {hook.target for hook in ALL_HOOKS if hook.kind in ("kprobe", "kretp
 ALL_TYPES = (*((f"btf_trace_{name}", TYPEDEF) for name in sorted(TRACEPOINTS | {DISPATCHER.target})),
              *((name, FUNC) for name in sorted(FUNCTIONS)))
 FILES = {
+    "/proc/sys/kernel/seccomp/actions_avail": "kill_process errno allow\n",
     "/proc/cmdline": "quiet",
     "/proc/self/status": "Name:\tsensor\nCapEff:\t000001ffffffffff\n",
     "/proc/self/limits": "Max locked memory         8388608              8388608              bytes\n",
@@ -82,7 +83,8 @@ def host(tmp_path):
     return Host(root=tmp_path, release="6.1.0-40-amd64",
                 build="#1 SMP PREEMPT_DYNAMIC Debian 6.1.153-1 (2025-09-20)", machine="x86_64", euid=0,
                 prefix=Path("/srv/venv"), bcc=lambda: REAL_BCC, port_fault=lambda _host, _port: "",
-                user_exists=lambda _name: True, refusal=lambda _kind, _function: "", engine=lambda: "native")
+                user_exists=lambda _name: True, refusal=lambda _kind, _function: "", engine=lambda: "native",
+                landlock=lambda: 6)
 
 
 def only(report, name):
@@ -184,6 +186,8 @@ def test_sys_admin_alone_is_enough_to_load(host):
     (lambda h: setattr(h, "port_fault", lambda _host, _port: "Address already in use"), "metrics port", "warning",
      ["127.0.0.1:9923: Address already in use", "ss -ltnp 'sport = :9923'"]),
     (lambda h: setattr(h, "user_exists", lambda _name: False), "user", "note", ["nobody", "useradd --system"]),
+    (lambda h: setattr(h, "landlock", lambda: 0), "Landlock", "note", ["lsm=", "5.13"]),
+    (lambda h: h.path("/proc/sys/kernel/seccomp/actions_avail").unlink(), "seccomp", "note", ["every system call"]),
     (lambda h: write(h, "/proc/99/comm", "falco\n"), "other agents", "note", ["falco"]),
     (lambda h: write(h, "/etc/sensor/disable", ""), "switch", "warning", ["rm /etc/sensor/disable"]),
     (lambda h: write(h, "/proc/cmdline", "ro sensor=0 quiet"), "switch", "warning", ["sensor=0"]),

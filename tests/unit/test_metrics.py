@@ -61,7 +61,7 @@ def full(rules: int = 40) -> Snapshot:
         correlation_groups=1, correlation_events=2, correlation_bytes=3,
         config_last_reload_success_timestamp_seconds=1.0, process_table_entries=5, process_table_capacity=65536,
         process_table_evictions={"ended": 3}, process_lookups={"hit": 9}, mode={"full": 1}, engine_restarts=0,
-        host_crashes={"other": 1}, last_crash_timestamp_seconds=1.0, boot_guard_strikes=1,
+        host_crashes={"other": 1}, last_crash_timestamp_seconds=1.0, boot_guard_strikes=1, requests_dropped=0,
         kernel_supported=1, selftest_success={"canary": 1}, selftest_timestamp_seconds=1.0, canaries={"seen": 2},
         canary_processors={"watched": 2}, detachments={("oops", "no"): 1},
         build={"version": "1", "commit": "c", "python": "3", "kernel": "6"},

@@ -161,3 +161,25 @@ def test_descriptors_that_did_not_arrive_cost_the_whole_load(
         os.close(fd)
     assert supervisor._status == STATUS_HOST
     assert "too few descriptors" in capsys.readouterr().err
+
+
+def test_an_engine_that_talks_too_much_is_dropped_counted_and_told_of_once(
+        supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Garbage and beats alike; what is dropped doesn't count as a sign of life."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    supervisor._engine_channel = ours
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.5)
+    with ours, theirs:
+        for number in range(control.REQUESTS_PER_SECOND + 30):
+            theirs.send(control.beat(number) if number % 2 else b"garbage")
+            supervisor._deadlines.pop("silent", None)
+            supervisor._from_engine()
+        assert "silent" not in supervisor._deadlines
+        assert supervisor._pace.dropped == 30
+        said = capsys.readouterr().err
+        assert said.count("requests a second") == 1
+        assert said.count("malformed") == control.REQUESTS_PER_SECOND // 2
+        monkeypatch.setattr(time, "monotonic", lambda: 1001.5)
+        theirs.send(control.beat(1))
+        supervisor._from_engine()
+        assert "silent" in supervisor._deadlines
