@@ -105,7 +105,7 @@ class Pipeline:
             correlator: The correlations of the same rules.
         """
         self.counters = Counters()
-        self.looked = 0  # documents of events that rules have been run on, one by one
+        self.looked: dict[str, int] = {}  # documents that rules have been run on, one by one, by event.action
         self.sequences = Sequences(first_sequence)
         self.table = table
         self._apply = table.apply if isinstance(table, ProcessTable) else None
@@ -256,7 +256,8 @@ class Pipeline:
         assert self.builder is not None
         document = self.builder.build(record, process)
         self.counters.documents += 1
-        self.looked += 1
+        action = document["event"]["action"]
+        self.looked[action] = self.looked.get(action, 0) + 1
         return document, self._alerts(document)
 
     def _alerts(self, document: Document) -> list[Document]:

@@ -3,7 +3,9 @@
 An event whose fields have been seen before costs a few look-ups, however many rules there are, and that
 can't be told apart by rule. What can: the tests that a rule runs on an event itself, because its words
 alone did not decide (regular expressions, wildcards in the middle, networks, parts of times, two fields
-compared). Of these a few events a second are timed once more, and stand for all events since.
+compared). Of these a few events a second are timed once more, and stand for all of their kind since: a flood of
+one kind of event must not be charged to the rules of another. What matching remembers is not known here, so that
+an estimate may be too high; never higher than the time that the thread has run.
 """
 
 from __future__ import annotations
@@ -58,31 +60,37 @@ class Meter:
     evaluations: dict[str, int] = field(default_factory=dict)
     samples: dict[str, int] = field(default_factory=dict)
     costly: dict[str, None] = field(default_factory=dict)
-    _events: int = 0  # seen when the last sample was taken
+    _before: dict[str, tuple[int, int]] = field(default_factory=dict)  # by event.action at its last sample: seen, time
     _next_ns: int = 0
 
-    def sample(self, matcher: Matcher, document: Mapping[str, Any], events: int, now_ns: int) -> None:
+    def sample(self, matcher: Matcher, document: Mapping[str, Any], events: Mapping[str, int], now_ns: int) -> None:
         """Time the rules on one event, if it is time for it.
 
         Args:
             matcher: The rules.
             document: An event that they have decided on.
-            events: How many they have decided on, with it.
+            events: How many they have decided on, with it, by ``event.action``.
             now_ns: Any clock that goes on steadily.
         """
         if now_ns < self._next_ns:
             return
         self._next_ns = now_ns + SAMPLE_NS
-        weight, self._events = events - self._events, events
+        action, began = document["event"]["action"], self.clock()
+        seen, ran = self._before.get(action, (0, 0))
+        spent = {}
         for rule, test in matcher.left_open(document):
             begin = self.clock()
             test(document)
-            spent = self.clock() - begin
-            self.nanoseconds[rule.id] = self.nanoseconds.get(rule.id, 0) + spent * weight
-            self.evaluations[rule.id] = self.evaluations.get(rule.id, 0) + weight
-            self.samples[rule.id] = self.samples.get(rule.id, 0) + 1
-            if self.nanoseconds[rule.id] >= COSTLY_NS:
-                self.costly[rule.id] = None
+            spent[rule.id] = self.clock() - begin
+        weight, whole = events[action] - seen, sum(spent.values())
+        self._before[action] = events[action], began
+        for rule_id, each in spent.items():
+            most = (began - ran) * each // whole if whole else 0
+            self.nanoseconds[rule_id] = self.nanoseconds.get(rule_id, 0) + min(each * weight, most)
+            self.evaluations[rule_id] = self.evaluations.get(rule_id, 0) + weight
+            self.samples[rule_id] = self.samples.get(rule_id, 0) + 1
+            if self.nanoseconds[rule_id] >= COSTLY_NS:
+                self.costly[rule_id] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,11 @@ RULES = [made(0, Text(COMMAND, Relation.CONTAINS, "nc")), made(1, all_of(
 CURL, OTHER = document(process={"command_line": "curl http://1.2.3.4/x"}), document(process={"command_line": "nc -l"})
 
 
+def seen(count: int) -> dict[str, int]:
+    """As many events of the kind that these documents are, among others."""
+    return {CURL["event"]["action"]: count, "file-open": 1_000_000}
+
+
 class Clock:
     """Goes on by as much each time that it is read."""
 
@@ -48,27 +53,50 @@ class Clock:
 def test_only_rules_that_test_an_event_themselves_are_charged() -> None:
     """Words are found for all rules at once; an expression is one rule's."""
     meter = Meter(Clock(1000))
-    meter.sample(Matcher(RULES), OTHER, 1, 0)
+    meter.sample(Matcher(RULES), OTHER, seen(1), 0)
     assert meter.nanoseconds == {}
-    meter.sample(Matcher(RULES), CURL, 2, SAMPLE_NS)
+    meter.sample(Matcher(RULES), CURL, seen(2), SAMPLE_NS)
     assert (meter.nanoseconds, meter.evaluations) == ({"rule-1": 1000}, {"rule-1": 1})
 
 
 def test_a_sample_stands_for_all_events_since_the_one_before() -> None:
     """So the estimate is of all events, however few are timed."""
-    meter, matcher = Meter(Clock(1000)), Matcher(RULES)
-    meter.sample(matcher, CURL, 100, 0)
-    meter.sample(matcher, CURL, 150, SAMPLE_NS)
+    clock, matcher = Clock(1000), Matcher(RULES)
+    clock.now, meter = SECOND, Meter(clock)
+    meter.sample(matcher, CURL, seen(100), 0)
+    clock.now += SECOND
+    meter.sample(matcher, CURL, seen(150), SAMPLE_NS)
     assert (meter.nanoseconds, meter.evaluations) == ({"rule-1": 150_000}, {"rule-1": 150})
     assert meter.samples == {"rule-1": 2}
+
+
+def test_a_flood_of_one_kind_is_not_charged_to_the_rules_of_another() -> None:
+    """Or whoever makes a flood of anything could have rules switched off."""
+    clock, matcher = Clock(1000), Matcher(RULES)
+    clock.now, meter = SECOND, Meter(clock)
+    action = CURL["event"]["action"]
+    meter.sample(matcher, CURL, {action: 1, "file-open": 1}, 0)
+    meter.sample(matcher, CURL, {action: 2, "file-open": 10_000_000}, SAMPLE_NS)
+    assert (meter.nanoseconds, meter.evaluations) == ({"rule-1": 2000}, {"rule-1": 2})
+
+
+def test_rules_are_never_charged_more_than_the_thread_has_run() -> None:
+    """What matching remembers makes most events cheaper than the one that is timed anew."""
+    clock, matcher = Clock(1000), Matcher(RULES)
+    clock.now, meter = SECOND, Meter(clock)
+    meter.sample(matcher, CURL, seen(1), 0)
+    before = clock.now
+    meter.sample(matcher, CURL, seen(1_000_000), SAMPLE_NS)
+    assert meter.evaluations == {"rule-1": 1_000_000}
+    assert 0 < meter.nanoseconds["rule-1"] <= clock.now - before + 1000
 
 
 def test_rules_worth_a_series_come_in_a_lasting_order() -> None:
     """A series that came and went would be a counter that falls."""
     meter, matcher = Meter(Clock(COSTLY_NS - 1)), Matcher(RULES)
-    meter.sample(matcher, CURL, 1, 0)
+    meter.sample(matcher, CURL, seen(1), 0)
     assert not meter.costly
-    meter.sample(matcher, CURL, 2, SAMPLE_NS)
+    meter.sample(matcher, CURL, seen(2), SAMPLE_NS)
     assert list(meter.costly) == ["rule-1"]
 
 
@@ -76,7 +104,7 @@ def test_samples_are_no_more_frequent_than_they_may_be() -> None:
     """A flood of events costs four samples a second, like a trickle."""
     meter, matcher = Meter(Clock(1)), Matcher(RULES)
     for number in range(10_000):
-        meter.sample(matcher, CURL, number + 1, number * SECOND // 10_000)
+        meter.sample(matcher, CURL, seen(number + 1), number * SECOND // 10_000)
     assert meter.samples == {"rule-1": SECOND // SAMPLE_NS}
     assert 9000 * 0.7 < meter.evaluations["rule-1"] <= 10_000
 
