@@ -3,38 +3,46 @@
     python -m tests.bench.bench_ring [--events N] [--recording FILE] [--rules PATH]
 
 Each row runs in a process of its own on one core; seconds are CPU seconds of that process, for records that are
-there already as bytes. ``rules`` is decoding, process table and decision; ``alerts`` is all that the engine does,
-with documents and alerts of what matched. A recording is told lap after lap, by new processes each time.
+there already as bytes: they are made of the recording once, and kept. ``rules`` is decoding, process table and
+decision; ``alerts`` is all that the engine does, with documents and alerts of what matched. A recording that is too
+short is told lap after lap, by new processes each time.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import struct
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import orjson
 
 from sensor import native, speed
 from sensor.boottime import BootClock
 from sensor.config import Settings
 from sensor.document import Builder
 from sensor.pipeline import Pipeline
+from sensor.process.model import Found
 from sensor.process.table import ProcessTable
 from sensor.process.users import Users
 from sensor.rules import content
 from sensor.rules.matcher import Matcher
 from sensor.watch import WatchList
-from tests.bench import ring, ring_stream
+from tests.bench import recorded, ring, ring_stream
 from tests.bench.bench_rules import default_paths, run_json
 from tests.bench.contenders import peak_mb
 from tests.conftest import ROOT
 
 _BATCH = 4096
+_SIZE = struct.Struct("<I")
 _PURE_SHARE = 10  # the engine without extension gets one in so many events
 RECORDING = ROOT / "docs/examples/intrusion.jsonl.zst"
 
@@ -91,9 +99,42 @@ def stream(recording: str, count: int) -> tuple[Iterator[bytes], list[Any]]:
     """Records, and the processes that ran before them."""
     if recording == "generated":
         return islice(ring_stream.records(count), count), []
-    recorded = ring.Ring(list(ring.documents(Path(recording))))
-    laps = -(-count // len(recorded.records))
-    return islice(recorded.laps(0, laps), count), recorded.found
+    path = Path(recording)
+    found = [Found(**{**item, "values": {key: tuple(value) if isinstance(value, list) else value
+                                         for key, value in item["values"].items()}})
+             for item in orjson.loads(path.with_suffix(".found").read_bytes())]
+    return islice(_read(path), count), found
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while size := file.read(_SIZE.size):
+            yield file.read(_SIZE.unpack(size)[0])
+
+
+def encoded(recording: Path, count: int, folder: Path) -> Path:
+    """The recording's events as records with their sizes; beside them the processes that ran before. Made once."""
+    status = recording.stat()
+    name = hashlib.sha256(f"{recording.resolve()} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:12]
+    made = folder / f"ring-{name}-{count}.bin"
+    if not made.exists():
+        whole = ring.Ring(ring.Recording(recording, count))
+        made.with_suffix(".found").write_bytes(orjson.dumps([asdict(found) for found in whole.found]))
+        part = made.with_suffix(".part")
+        with part.open("wb") as file:
+            written = _write(file, map(ring.encode, whole))
+            if written < count:
+                _write(file, islice(whole.laps(1, count // written), count - written))
+        part.rename(made)
+    return made
+
+
+def _write(file: BinaryIO, records: Iterable[bytes]) -> int:
+    count = 0
+    for record in records:
+        file.write(_SIZE.pack(len(record)) + record)
+        count += 1
+    return count
 
 
 def contender(kind: str, what: str, recording: str, count: int, paths: list[str]) -> dict[str, Any]:
@@ -121,10 +162,10 @@ def contender(kind: str, what: str, recording: str, count: int, paths: list[str]
             "above": peak_mb() - before, "malformed": +malformed, "rules": len(rules), "found": matches}
 
 
-def rows(recording: Path, count: int, rules: list[str]) -> list[tuple[str, dict[str, Any] | None]]:
+def rows(recording: Path, count: int, rules: list[str], folder: Path) -> list[tuple[str, dict[str, Any] | None]]:
     """Every engine over every stream."""
     found = []
-    for name, source in ((recording.name, str(recording.resolve())), ("generated", "generated")):
+    for name, source in ((recording.name, str(encoded(recording, count, folder))), ("generated", "generated")):
         for what in ("rules", "alerts"):
             for kind in ("pure", "native"):
                 share = count if kind == "native" else max(1, count // _PURE_SHARE)
@@ -152,15 +193,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark and print its table; exit status 1 if an engine failed."""
     parser = argparse.ArgumentParser(prog="bench_ring", description="Events a second from the kernel's records.")
     parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--recording", type=Path, default=RECORDING, help="JSON lines that the sensor recorded")
+    parser.add_argument("--recording", type=Path, help="JSON lines instead of the baseline's, or the example's")
     parser.add_argument("--rules", action="append", help="rule file or directory; default: public rules for Linux")
+    parser.add_argument("--cache", type=Path, help="where records are kept", default=recorded.CACHE)
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     rules = [str(Path(rule).resolve()) for rule in options.rules or default_paths()]
     if options.contender:
         print(json.dumps(contender(*options.contender.split(",", 2), options.events, rules)))
         return 0
-    results = rows(options.recording, options.events, rules)
+    options.cache.mkdir(parents=True, exist_ok=True)
+    results = rows(options.recording or recorded.available(make=False) or RECORDING, options.events, rules,
+                   options.cache)
     print(table(results))
     return 0 if all(result is not None for _, result in results) else 1
 

@@ -228,7 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--generated", action="store_true", help="generated events, the same on every machine")
     parser.add_argument("--rules", action="append", help="rule file or directory; default: public rules for Linux")
     parser.add_argument("--cache", type=Path, help="where events and other engines are kept",
-                        default=Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sensor-bench")
+                        default=recorded.CACHE)
     options = parser.parse_args(arguments)
     rules = [os.path.abspath(rule) for rule in options.rules or default_paths()]
     options.cache.mkdir(parents=True, exist_ok=True)

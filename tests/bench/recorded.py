@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from pathlib import Path
 
 import orjson
@@ -13,6 +14,8 @@ from sensor.record import open_recorder
 from tests.baseline import recording
 from tests.baseline.selection import lines_of
 from tests.vm.host import say
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sensor-bench"
 
 
 def available(make: bool) -> Path | None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,16 @@ def documents(path: Path) -> Iterator[Document]:
                 yield document
 
 
+class Recording:
+    """The first events of a recording, read anew by whoever iterates: a long one has no room in memory."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._path, self._count = path, count
+
+    def __iter__(self) -> Iterator[Document]:
+        return islice(documents(self._path), self._count)
+
+
 def _ns(text: str | None) -> int:
     if not text:
         return 0
@@ -82,8 +94,8 @@ def _ns(text: str | None) -> int:
 class Ring:
     """A recording as records, in their order."""
 
-    def __init__(self, events: list[Document]) -> None:
-        """*events* are documents of the kernel's events as the sensor wrote them."""
+    def __init__(self, events: Iterable[Document]) -> None:
+        """*events* are documents of the kernel's events as the sensor wrote them, to be iterated more than once."""
         self.documents = events
         # A start read from /proc is rounded down, until an event tells it: the latest is the true one.
         self._exact: dict[str, int] = {}
@@ -95,8 +107,15 @@ class Ring:
         for document in events:
             process = document["process"]
             self._starts.setdefault(process["pid"], set()).add(self._exact[process["entity_id"]])
-        self.records = [self._record(document) for document in events]
         self.found = self._found(events)
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(self._record, self.documents)
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """All at once."""
+        return list(self)
 
     def laps(self, first: int, count: int) -> Iterator[bytes]:
         """The events *count* times, each time by processes of their own. Encoded as they are asked for."""
@@ -147,7 +166,7 @@ class Ring:
                     "parent_start_ns": self._exact.get(find(document, "process.parent.entity_id") or "")}.get(name)
         return _AF[find(document, "network.type") or "ipv4"] if name == "address_family" else None
 
-    def _found(self, events: list[Document]) -> list[Found]:
+    def _found(self, events: Iterable[Document]) -> list[Found]:
         """The processes that documents name as parents, and that no earlier event told of."""
         told: set[str] = set()
         found: dict[str, Found] = {}

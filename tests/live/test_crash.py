@@ -41,8 +41,8 @@ def test_kill_of_the_engine_leaves_the_programs_and_it_restarts(own: Sensor, bef
     assert attached
     assert attached.isdisjoint(before)
     for _ in range(2):
-        engine, since, killed = own.engine(), len(own.documents()), time.monotonic()
-        os.kill(engine, signal.SIGKILL)
+        since, killed = len(own.documents()), time.monotonic()
+        engine = own.kill_engine()
         mark = f"after-{engine}"
 
         def seen(mark: str = mark, since: int = since) -> bool:
@@ -72,8 +72,7 @@ def test_processes_older_than_the_new_engine_are_still_known(own: Sensor) -> Non
     shell = subprocess.Popen(["/bin/sh", "-c", "read line; /bin/true after-restart"], stdin=subprocess.PIPE)
     try:
         own.settle()
-        engine = own.engine()
-        os.kill(engine, signal.SIGKILL)
+        engine = own.kill_engine()
         wait_until(lambda: own.engine() != engine and own.probe("/-/ready")[0] == 200, RESTART_SECONDS, "ready again")
         since = len(own.documents())
         assert shell.stdin is not None
