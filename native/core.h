@@ -8,9 +8,11 @@
 #define SENSOR_CORE_H
 
 #include "table.h"
+#include "texts.h"
 
 #define TYPES 100      /* events of the kernel: schema.EVENTS below 100 */
 #define PARTS_MAX 24   /* of one event */
+#define HELD 0x4000    /* of a part: its class by what its texts hold, not by their bytes */
 #define FIELDS_MAX 8   /* of one part */
 #define TEXTS_MAX 16   /* text words of one event */
 #define KEY_MAX 1024   /* longer material is not remembered */
@@ -31,6 +33,7 @@ typedef struct {
 	uint32_t absent; /* class where there is no such image; 0 until asked */
 	int count;
 	Field fields[FIELDS_MAX];
+	Texts *texts; /* of a path; NULL: Python is asked for each value */
 } Part;
 
 typedef struct {

@@ -72,10 +72,33 @@ static uint32_t remember(Core *core, const Key *key, uint64_t hash, uint32_t val
 	return value;
 }
 
+/* By the literals that the path holds, however new it is. 0: only Python can tell, or an exception. */
+static uint32_t class_of_texts(Core *core, const Record *record, const Part *part, int number)
+{
+	Key key;
+	Hits hits;
+	uint64_t hash;
+	texts_look(part->texts, record, &hits);
+	if (hits.open)
+		return 0;
+	begin(&key, record, number | HELD);
+	add(&key, hits.atoms, sizeof(*hits.atoms) * (size_t)hits.count);
+	uint32_t found = remembered(core, &key, &hash);
+	if (found)
+		return found;
+	Py_INCREF(record->bytes);
+	return remember(core, &key, hash, ask(core, record, number, record->bytes));
+}
+
 static uint32_t class_of_fields(Core *core, const Record *record, const Part *part, int number)
 {
 	Key key;
 	uint64_t hash;
+	if (part->texts) {
+		uint32_t held = class_of_texts(core, record, part, number);
+		if (held || PyErr_Occurred())
+			return held;
+	}
 	begin(&key, record, number);
 	for (int index = 0; index < part->count; index++) {
 		const Field *field = &part->fields[index];

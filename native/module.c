@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define INTERFACE 1 /* as in sensor/speed.py */
+#define INTERFACE 2 /* as in sensor/speed.py */
 
 static int number(PyObject *mapping, const char *name, uint32_t *value)
 {
@@ -163,11 +163,27 @@ static int core_init(PyObject *self, PyObject *args, PyObject *keywords)
 	return 0;
 }
 
+static int part_texts(Part *part, PyObject *row, const Plan *plan)
+{
+	bool failed;
+	Texts *texts = texts_make(row, &failed);
+	if (!texts)
+		return failed ? -1 : 0;
+	if (!is_text(plan, texts->path) || (texts->base && !is_text(plan, texts->base)) ||
+	    (texts->name && !is_text(plan, texts->name))) {
+		texts_free(texts);
+		PyErr_SetString(PyExc_ValueError, "a path is made of text words");
+		return -1;
+	}
+	part->texts = texts;
+	return 0;
+}
+
 static int part_of(Part *part, PyObject *row, const Plan *plan, uint32_t *slots)
 {
 	int kind;
-	PyObject *fields;
-	if (!PyTuple_Check(row) || !PyArg_ParseTuple(row, "iO!", &kind, &PyTuple_Type, &fields)) {
+	PyObject *fields, *texts;
+	if (!PyTuple_Check(row) || !PyArg_ParseTuple(row, "iO!O", &kind, &PyTuple_Type, &fields, &texts)) {
 		if (!PyErr_Occurred())
 			PyErr_SetString(PyExc_TypeError, "a part is a tuple");
 		return -1;
@@ -193,7 +209,7 @@ static int part_of(Part *part, PyObject *row, const Plan *plan, uint32_t *slots)
 		}
 		part->fields[index] = (Field){offset, size, text};
 	}
-	return 0;
+	return texts == Py_None ? 0 : part_texts(part, texts, plan);
 }
 
 static bool usable(Core *core)
@@ -207,8 +223,13 @@ static bool usable(Core *core)
 static void use_nothing(Core *core)
 {
 	for (int type = 0; type < TYPES; type++) {
-		core->plans[type].wanted = core->plans[type].open = false;
-		core->plans[type].part_count = 0;
+		Plan *plan = &core->plans[type];
+		plan->wanted = plan->open = false;
+		plan->part_count = 0;
+		for (int index = 0; index < PARTS_MAX; index++) {
+			texts_free(plan->parts[index].texts);
+			plan->parts[index].texts = NULL;
+		}
 	}
 	core_forget(core);
 }
@@ -394,6 +415,9 @@ static void core_dealloc(PyObject *self)
 	PyObject_GC_UnTrack(self);
 	process_release(core->acting);
 	table_free(&core->table);
+	for (int type_ = 0; type_ < TYPES; type_++)
+		for (int index = 0; index < PARTS_MAX; index++)
+			texts_free(core->plans[type_].parts[index].texts);
 	for (uint32_t index = 0; core->verdicts && index < core->verdict_count; index++)
 		Py_XDECREF(core->verdicts[index]);
 	free(core->verdicts);

@@ -391,7 +391,7 @@ static Process *insert(Table *table, uint32_t pid, uint64_t start_ns)
 	}
 	process->refs = 1;
 	process->pid = pid;
-	process->start_ns = start_ns;
+	process->start_ns = process->named_ns = start_ns;
 	process->uid = process->gid = -1;
 	key_add(table, process);
 	Process *former = by_pid(table, pid);
@@ -953,8 +953,9 @@ static PyObject *view(Table *table, const Process *process, int parents, bool wi
 	}
 	lineage = parent && leader ? lineage_facts(table, process) : NULL;
 	if (lineage)
-		made = PyObject_CallMethod(table->hooks, "view", "IKILLIKIOOKOOOO", process->pid,
-					   (unsigned long long)process->start_ns, process->ns_pid, (long long)process->uid,
+		made = PyObject_CallMethod(table->hooks, "view", "IKKILLIKIOOKOOOO", process->pid,
+					   (unsigned long long)process->start_ns,
+					   (unsigned long long)process->named_ns, process->ns_pid, (long long)process->uid,
 					   (long long)process->gid, process->mntns, (unsigned long long)process->cgroup_id,
 					   process->session_pid, facts, process->place ? process->place : Py_None,
 					   (unsigned long long)process->last_ns, process->kernel ? Py_True : Py_False,

@@ -48,7 +48,8 @@ struct Process {
 	int refs;
 	uint32_t pid, ns_pid, mntns, session_pid;
 	int64_t uid, gid; /* -1 until known */
-	uint64_t start_ns, cgroup_id, image_ns, last_ns, ended_ns, order;
+	uint64_t start_ns, named_ns, cgroup_id, /* named_ns: its start when it came, which gave its id */
+		 image_ns, last_ns, ended_ns, order;
 	bool exit_seen, approximate, kernel, listed;
 	Image *image;
 	PyObject *place; /* (Place, cgroup, serial) of the hooks; NULL is an unknown one */

@@ -8,7 +8,7 @@ look at. A test builds documents of random records and compares them with what i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Protocol
 
@@ -45,6 +45,7 @@ class Source:
     names: dict[str, str]  # key -> its name in what is read
     read: Callable[[Any], Values | None]
     needed: bool = False  # also where no rule looks at the keys: it counts what is wrong with them
+    walked: tuple[str, ...] = ()  # fields of a path that paths.target() makes: the walked one, base and name or ""
 
 
 class Names(Protocol):
@@ -159,7 +160,8 @@ class _Maker:
                     "file.extension": extension or None}
 
         keys = ("file.path", "file.directory", "file.name", "file.extension") if whole else (key,)
-        return [self._of([*names, *(["symbolic"] if symbolic else [])], keys, make, needed=based and not symbolic)]
+        found = self._of([*names, *(["symbolic"] if symbolic else [])], keys, make, needed=based and not symbolic)
+        return [found if symbolic else replace(found, walked=(*names, "", "")[:3])]
 
     def network(self) -> list[Source]:
         """Addresses with their ports, and what they tell of the network."""

@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import Any
 
 from sensor.boottime import BootClock
-from sensor.classes import Classes
+from sensor.classes import Classes, Part
 from sensor.document import Builder
-from sensor.kernel.decode import decode, path_text, slots_of
+from sensor.kernel.decode import Slot, decode, path_text, slots_of
 from sensor.parts import layout
 from sensor.pipeline import KEEP, NAMES, Ends, Pipeline, Rules, Write
 from sensor.process.containers import CAPACITY as PLACES
@@ -32,11 +32,12 @@ from sensor.process.model import (
 )
 from sensor.process.table import CAPACITY, ENDED_CAPACITY
 from sensor.process.users import EXPIRY_NS, Users
+from sensor.rules.condition import Relation
 from sensor.rules.correlation import Correlator
 from sensor.schema import ABI_WORD, BY_ID, BY_NAME, EVENTS, HEADER, Flag
 from sensor.watch import WatchList
 
-INTERFACE = 1  # of native/module.c: raised with every change of what the two sides ask each other
+INTERFACE = 2  # of native/module.c: raised with every change of what the two sides ask each other
 _HEADER = "IHHQQQIIIIQII"  # what native/core.c reads
 _OPEN = slots_of(BY_NAME["file_open"])
 _FAULTS = ("short", "abi", "type")
@@ -153,11 +154,11 @@ class NativeTable:
             found = self._triples[identifier, path] = (self._places.of(path), cgroup, self._serial if path else None)
         return found
 
-    def view(self, pid: int, start_ns: int, ns_pid: int, uid: int, gid: int, mntns: int, cgroup_id: int,
-             session_pid: int, facts: Facts | None, triple: Triple | None, last_ns: int, kernel: bool,
+    def view(self, pid: int, start_ns: int, named_ns: int, ns_pid: int, uid: int, gid: int, mntns: int,
+             cgroup_id: int, session_pid: int, facts: Facts | None, triple: Triple | None, last_ns: int, kernel: bool,
              parent: Process | None, leader: Process | None, lineage: list[Facts | None]) -> Process:
         """A process as it is now, for documents alone."""
-        made = Process(pid, start_ns, entity_id(self.boot_id, pid, start_ns))
+        made = Process(pid, start_ns, entity_id(self.boot_id, pid, named_ns))
         made.ns_pid, made.uid, made.gid, made.mntns = ns_pid, uid, gid, mntns
         made.cgroup_id, made.session_pid, made.last_ns, made.kernel = cgroup_id, session_pid, last_ns, kernel
         made.facts, made.parent, made.leader = facts or {}, parent, leader
@@ -191,7 +192,8 @@ class FastPipeline(Pipeline):
             slots = slots_of(BY_ID[number])
             plans[number] = (plan.rules is None, tuple(
                 (int(part.source.material), tuple(
-                    (slots[name].offset, slots[name].size, slots[name].is_text) for name in part.source.fields))
+                    (slots[name].offset, slots[name].size, slots[name].is_text) for name in part.source.fields),
+                 _texts(part, slots))
                 for part in plan.parts))
         table.classify, table.decide = self._classes.classify, self._classes.decide
         table.core.use(plans, self.watch is not None)
@@ -242,6 +244,34 @@ class FastPipeline(Pipeline):
             self.sequences.resume(ring, cpu, expected)
         self.sequences.saw(ring, cpu, seq)
         return self.sequences.expected(ring, cpu)
+
+
+#: What of a path a scan looks at, by the last part of its key; the numbers are those of native/texts.h.
+_VIEWS = {"path": 0, "directory": 1, "name": 2, "extension": 3}
+_RELATIONS = {Relation.EQUALS: 0, Relation.PREFIX: 1, Relation.SUFFIX: 2, Relation.CONTAINS: 3}
+
+
+def _texts(part: Part, slots: dict[str, Slot]) -> tuple[Any, ...] | None:
+    """What the extension needs to know the class of a path by the literals of rules in it.
+
+    Shape: (offsets of path, base and name, scans, for each atom whether it decides nothing), a scan being (view,
+    atom of having a value, literals), a literal (bytes, relation, cased, atom). None where that would not be enough.
+    """
+    if not part.source.walked or not part.scanners:
+        return None
+    scans: list[tuple[int, int, tuple[Any, ...]]] = []
+    opens: list[bool] = []
+    for name, index, scanner in part.scanners:
+        found, view = scanner.literals(), _VIEWS.get(name.rpartition(".")[2])
+        if found is None or view is None or index is not None:
+            return None
+        opens.append(False)
+        scans.append((view, len(opens) - 1, tuple(
+            (each.value.encode(), _RELATIONS[each.relation], each.cased, len(opens) + number)
+            for number, (each, _) in enumerate(found))))
+        opens += [guards for _, guards in found]
+    offsets = [slots[field].offset if field else 0 for field in part.source.walked]
+    return *offsets, tuple(scans), bytes(opens)
 
 
 def _shape(slots: Iterable[Any]) -> tuple[int, tuple[int, ...]]:

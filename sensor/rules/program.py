@@ -221,7 +221,10 @@ def source(fields: Sequence[str], gated: bool) -> str:
             lines += _descend(parents, nodes)
             lines.append(f"v{number} = {nodes[above]}.get({name!r})")
             if index:
-                lines.append(f"v{number} = item(v{number}, {last!r})")
+                place = int(last)
+                lines += [f"if v{number}.__class__ is list:",
+                          f"    v{number} = v{number}[{place}] if len(v{number}) > {place} else None",
+                          f"elif v{number} is not None:", f"    v{number} = item(v{number}, {last!r})"]
         if field == ANYWHERE or field in list_keys():
             lines.append(f"if v{number}.__class__ is list:")
             lines.append(f"    v{number} = v{number}[0] if len(v{number}) == 1 else tuple(v{number})")

@@ -7,7 +7,9 @@ to is remembered, within bounds, because events repeat themselves.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import or_
 from typing import Any
 
 import ahocorasick
@@ -54,8 +56,30 @@ class Scanner:
                 self._guarded.append((1 << bit, masks, value_test(predicate)))
             else:
                 self._rest.append((1 << bit, value_test(predicate)))
+        # Nearly no value passes any guard: one look at all of them first.
+        self._door = functools.reduce(or_, (masks[0] for _, masks, _ in self._guarded), 0)
+        self._texts = [*folded, *cased]
+        # Guards that have no literal to look for: true of every text, or of other things than text.
+        self._vague = ~sum(bit for bit, text in self._texts if text.value)
         self._folded = _Literals(folded) if folded else None
         self._cased = _Literals(cased) if cased else None
+
+    def literals(self) -> list[tuple[Text, bool]] | None:
+        """What decides on an ASCII text: those of its predicates that look for ASCII literals.
+
+        With each whether a predicate that is no such one may be true only where it is. None where there are
+        predicates that these say nothing of.
+        """
+        if self._rest:
+            return None
+        found = {bit: text for bit, text in self._texts if text.value and text.value.isascii()}
+        guards = 0
+        for _, masks, _ in self._guarded:
+            told = [mask for mask in masks if not mask & self._vague]
+            if not told:
+                return None
+            guards |= max(told, key=lambda mask: min(len(text.value) for bit, text in self._texts if bit & mask))
+        return [(text, bool(guards & bit)) for bit, text in found.items()]
 
     def classify(self, value: object) -> int:
         """The set of true predicates of whatever stands at the field's key."""
@@ -95,9 +119,10 @@ class Scanner:
         for bit, test in self._rest:
             if test(value):
                 found |= bit
-        for bit, masks, test in self._guarded:
-            if all(found & mask for mask in masks) and test(value):
-                found |= bit
+        if found & self._door:
+            for bit, masks, test in self._guarded:
+                if all(found & mask for mask in masks) and test(value):
+                    found |= bit
         return found
 
 

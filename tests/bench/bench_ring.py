@@ -18,7 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -122,7 +122,8 @@ def encoded(recording: Path, count: int, folder: Path) -> Path:
         made.with_suffix(".found").write_bytes(orjson.dumps([asdict(found) for found in whole.found]))
         part = made.with_suffix(".part")
         with part.open("wb") as file:
-            written = _write(file, map(ring.encode, whole))
+            # As each ring of a processor counts: recordings hold several in the order of their times.
+            written = _write(file, (ring.encode(replace(record, seq=number)) for number, record in enumerate(whole)))
             if written < count:
                 _write(file, islice(whole.laps(1, count // written), count - written))
         part.rename(made)

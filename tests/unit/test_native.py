@@ -23,10 +23,10 @@ from sensor.pipeline import Pipeline
 from sensor.process.model import Found
 from sensor.process.table import ProcessTable
 from sensor.process.users import Users
-from sensor.rules.condition import ANYWHERE, And, Number, Order, Present, Regex, Relation, Text
+from sensor.rules.condition import ANYWHERE, And, Glob, Number, Order, Present, Regex, Relation, Text, Wildcard
 from sensor.rules.matcher import Matcher
-from sensor.rules.values import find
-from sensor.schema import BY_ID, BY_NAME, HEADER, Flag
+from sensor.rules.values import find, fold
+from sensor.schema import ABI_WORD, BY_ID, BY_NAME, HEADER, Flag, Kind
 from sensor.watch import WatchList
 from tests.bench import ring
 from tests.conftest import ROOT
@@ -209,12 +209,75 @@ def test_long_values_are_classified_and_not_remembered(flags):
     assert +fast.malformed == {"abi": 1}
 
 
+#: Few letters, so that literals overlap, end in each other and meet the ends of texts.
+_LETTERS = st.text("abAB./", max_size=6)
+_KEYS = st.sampled_from(["file.path", "file.directory", "file.name", "file.extension", "file.Ext.original.path"])
+
+
+def _literal(cased: bool) -> st.SearchStrategy[Text]:
+    values = (_LETTERS | st.sampled_from(["\u00e9", "ba\u212a"])).map(lambda text: text if cased else fold(text))
+    return st.builds(Text, _KEYS, st.sampled_from(list(Relation)), values, st.just(cased))
+
+
+def _named(parts: list[str], name: str | None, base: list[str] | None) -> dict[str, Any]:
+    raw = {"path": "".join(f"{part}\0" for part in reversed(parts)).encode() if parts else None}
+    raw["base"] = "".join(f"{part}\0" for part in reversed(base)).encode() if base is not None else None
+    raw["name"] = f"{name}\0".encode() if name is not None else None
+    return raw
+
+
+@MEMORIES
+@SLOW
+@given(st.lists(st.one_of(_literal(False), _literal(True), st.sampled_from([
+    Regex("file.path", "ab/?[ab]+$"), Wildcard("file.path", ("/", Glob.MANY, "ab")), Regex("file.name", "a|bb")])),
+    min_size=1, max_size=12), st.lists(st.builds(
+        _named, st.lists(st.text("abAB.\u00e9", max_size=4), max_size=3), st.none() | st.text("abAB./", max_size=5),
+        st.none() | st.lists(st.text("abA.", max_size=3), max_size=2)), max_size=12))
+def test_paths_are_told_apart_by_the_literals_that_rules_look_for(flags, predicates, names):
+    """Each literal, at the beginning, the end and anywhere, of paths, directories, names and extensions."""
+    kinds = [BY_NAME[name] for name in ("file_open", "file_unlink", "file_rename", "file_link")]
+    rules = [cases.rule(number, predicate, kinds) for number, predicate in enumerate(predicates)]
+    batch = []
+    for seq, raw in enumerate(names):
+        for event in kinds:
+            head = {**dict.fromkeys((field.name for field in HEADER), 1), "abi": ABI_WORD, "type": event.id,
+                    "seq": seq * 4 + kinds.index(event), "time_ns": SECOND, "flags": int(Flag.WRITE)}
+            values = [raw.get(field.name.removeprefix("source_")) if field.kind.is_text else
+                      bytes(16) if field.kind is Kind.ADDRESS else 0 for field in event.fields]
+            batch.append(cases.encode(event, head, values))
+    both(rules, flags, [[batch]])
+
+
+def test_a_new_path_is_judged_without_python():
+    """What it holds has been seen before, though never in this path; what an expression decides is asked for."""
+    expression = Regex("file.path", "/secret-[0-9]+$")
+    rules = [text_rule("file.path", "/shadow", "file_open"),
+             cases.rule(1, And((Text("file.path", Relation.CONTAINS, "/secret-"), expression)), [BY_NAME["file_open"]])]
+    run, asked = Run(rules, ()), Counter()
+    classify = run.table.classify
+
+    def count(event: int, part: int, material: Any) -> int:
+        asked["path" if material.__class__ is bytes else "other"] += 1
+        return classify(event, part, material)
+
+    run.table.classify = count
+    for round_ in range(2):
+        before = asked["path"]
+        run.feed([opened(f"/tmp/{round_}-{number}", number) for number in range(200)])
+        run.feed([opened(f"/tmp/{round_}-{number}/shadow", 200 + number) for number in range(3)])
+        told = asked["path"] - before
+        assert told == (0 if round_ else 2)
+    run.feed([opened(f"/tmp/secret-{number}x", 300 + number) for number in range(3)])
+    assert asked["path"] == 5
+    assert len(run.alerts) == 6
+
+
 def test_memories_are_bounded_and_forget():
     """A flood of new values empties them, and answers stay right."""
-    rules = [text_rule("file.path", "/tmp/77", "file_open", relation=Relation.PREFIX)]
+    rules = [cases.rule(0, Wildcard("file.path", (Glob.ONE,) * 7), [BY_NAME["file_open"]])]
     batch = [opened(f"/tmp/{number}", number) for number in range(300)]
     _, fast = both(rules, TINY, [[batch]])
-    assert len(fast.alerts) == 1
+    assert len(fast.alerts) == 90
     assert fast.table.core.forgotten()[0] > 10
 
 
@@ -231,6 +294,15 @@ def test_a_user_who_gets_another_name_is_noticed():
         run.feed([opened("/x", 2, uid=7, time_ns=401 * SECOND)])
     assert runs[1].alerts
     assert runs[1].alerts[-1] == runs[0].alerts[-1]
+
+
+def test_a_process_keeps_its_id_when_its_exact_start_is_learned():
+    """Whatever tick that start lies in: documents of before name it so."""
+    early = Found(7, SECOND, 1, "old")
+    _, fast = both([text_rule("file.path", "/x", "file_open")], (),
+                   [[[opened("/x", 0, pid=7, start_ns=SECOND + 10_000_000)]]], found=[early])
+    ((document, _),) = fast.alerts
+    assert document["process"]["start"] == "1970-01-01T00:00:01.010000000Z"
 
 
 def test_parents_and_ancestors_are_those_of_the_moment():
@@ -276,9 +348,19 @@ def test_extension_refuses_what_it_was_not_made_for():
         with pytest.raises(TypeError):
             core.run(wrong)
     end = max(field.offset + field.size for field in speed.slots_of(BY_NAME["file_open"]).values())
+    number = BY_NAME["file_open"].id
     for fields in (((end, 1, False),), ((end - 1, 4, True),), tuple((0, 4, False) for _ in range(9))):
         with pytest.raises(ValueError, match="field"):
-            core.use({BY_NAME["file_open"].id: (False, ((0, fields),))}, False)
+            core.use({number: (False, ((0, fields, None),))}, False)
+    path, sound = speed.slots_of(BY_NAME["file_open"])["path"].offset, (b"x", 3, False, 1)
+    for texts in ((3, 0, 0, (), b"\0"), (path, 0, 0, ((4, 0, ()),), b"\0"), (path, 0, 0, ((0, 1, ()),), b"\0"),
+                  *((path, 0, 0, ((0, 0, (wrong,)),), b"\0\0") for wrong in ((b"", *sound[1:]), (b"x", 4, False, 1),
+                                                                           (b"x", 3, False, 2)))):
+        with pytest.raises(ValueError, match=r"no such|text words"):
+            core.use({number: (False, ((0, (), texts),))}, False)
+    for texts in ("no", (path,), (path, 0, 0, ((0, 0, ("no",)),), b"\0")):
+        with pytest.raises(TypeError):
+            core.use({number: (False, ((0, (), texts),))}, False)
     with pytest.raises(ValueError, match="no such"):
         core.use({99: (False, ())}, False)
     with pytest.raises(TypeError):
