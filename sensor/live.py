@@ -45,7 +45,10 @@ class Outputs:
                 self.output.write(alert)
 
     def tell(self, notices: list[Notice]) -> None:
-        """The sensor's own state is never left out: a loss that nobody is told of is a loss."""
+        """The sensor's own state is never left out: a loss that nobody is told of is a loss.
+
+        It is handed on at once: the next record may be the one that ends the engine, and this is in no ring.
+        """
         for document, alerts in notices:
             if self.recorder is not None:
                 self.recorder.write(document)
@@ -53,6 +56,8 @@ class Outputs:
                 self.output.write(document)
                 for alert in alerts:
                     self.output.write(alert)
+        if notices and self.output is not None:
+            self.output.flush()
 
     def each(self) -> list[Output | Recorder]:
         """All that is open."""

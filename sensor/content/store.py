@@ -213,10 +213,10 @@ def seen(path: str, store: str, settings: Content) -> str:
     Raises as :func:`open_release`.
     """
     release, current = open_release(path, settings), state.read(store)
-    if release.id in current.releases:
-        return "was staged before"
     if release.id in current.bad:
         return f"is not tried again ({current.bad[release.id]})"
+    if release.id in current.releases:
+        return "was staged before"
     if release.manifest.kind == manifest.REVOCATION:
         return "" if set(release.manifest.revokes) - set(current.bad) else "is carried out already"
     return "is not newer than what was here" if release.manifest.version <= current.floor else ""

@@ -226,6 +226,18 @@ def test_a_revocation_ends_a_release_that_runs(place: Place) -> None:
         place.stage(place.folder / "good.tar.zst")
 
 
+@pytest.mark.contract("content-4")
+def test_who_asks_for_new_releases_learns_why_one_is_not_tried_again(place: Place) -> None:
+    """The timer offers a release each day; that it was staged before is not why it is left alone."""
+    path = place.next()
+    assert store.seen(str(path), place.store, SETTINGS) == ""
+    place.stage(path)
+    assert store.seen(str(path), place.store, SETTINGS) == "was staged before"
+    with states.changing(place.store) as state:
+        states.rollback(state, "crash", 2.0)
+    assert store.seen(str(path), place.store, SETTINGS) == "is not tried again (crash)"
+
+
 @pytest.mark.hostile("full-disk")
 def test_a_full_disk_while_writing_changes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the state nor the directory of releases."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from sensor.boottime import BootClock
 from sensor.document import Builder
 from sensor.kernel.throttles import Change
-from sensor.live import Live
+from sensor.live import Live, Outputs
 from sensor.pipeline import Pipeline
 from sensor.process.table import ProcessTable
 from sensor.process.users import Users
@@ -103,6 +104,17 @@ def test_a_step_of_the_breaker_is_told_as_the_supervisor_wrote_it() -> None:
     assert document["sensor"]["breaker"] == {"action": "shed", "family": "file", "reason": "kernel_cpu",
                                              "measured": 20_000, "limit": 10_000}
     assert document["message"] == "the probes took 2 %"
+
+
+def test_what_the_sensor_tells_of_itself_is_out_before_the_next_record_is_read(tmp_path: Path) -> None:
+    """A record that ends the engine stays in the ring for the next one; this would be gone."""
+    made = live([], [])
+    made.outputs = Outputs()
+    made.outputs.open(str(tmp_path / "out"), None)
+    made.state("engine_restart", "3 hooks attached")
+    assert '"engine_restart"' in (tmp_path / "out").read_text()
+    for each in made.outputs.each():
+        each.close()
 
 
 def test_the_snapshot_shows_what_the_breaker_has_switched_off() -> None:
