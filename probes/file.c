@@ -76,11 +76,11 @@ static __always_inline struct inode *inode_below(struct file *file, struct inode
 	 * The open file of the layer is the private data; since 6.13 it is the first word of that. A struct
 	 * file itself begins with a counter, flags or NULL as long as it is open, never with a pointer.
 	 */
-	READ(below, &file->private_data);
-	READ(first, below);
+	FOLLOW(below, &file->private_data);
+	FOLLOW(first, below);
 	if ((s64)first < 0)             /* the kernel's half of the addresses */
 		below = first;
-	READ(found, &below->f_inode);
+	FOLLOW(found, &below->f_inode);
 	READ(place, &below->f_path);
 	READ(named, &place.dentry->d_inode);
 	/* Before 6.5 it bears the overlay's own path. Neither: no struct file after all. */
@@ -168,14 +168,14 @@ static __always_inline struct file *file_in_ring(struct io_kiocb *request, u32 s
 #ifdef HAVE_io_rsrc_data__nodes                         /* since 6.13 */
 	struct io_rsrc_node **nodes = NULL, *node = NULL;
 
-	READ(nodes, &ring->file_table.data.nodes);
-	READ(node, nodes + slot);
-	READ(pointer, &node->file_ptr);
+	FOLLOW(nodes, &ring->file_table.data.nodes);
+	FOLLOW(node, nodes + slot);
+	FOLLOW(pointer, &node->file_ptr);
 #elif defined(HAVE_io_file_table__files)
 	struct io_fixed_file *files = NULL;
 
-	READ(files, &ring->file_table.files);
-	READ(pointer, &files[slot].file_ptr);
+	FOLLOW(files, &ring->file_table.files);
+	FOLLOW(pointer, &files[slot].file_ptr);
 #endif
 	return (void *)(pointer & ~FILE_FLAGS);
 }

@@ -113,10 +113,10 @@ int on_pidfd_getfd(struct bpf_raw_tracepoint_args *ctx)
 	if (call.result != EBADF_)
 		file = file_of(call.a);
 	if (file) {
-		READ(pid, &file->private_data);
+		FOLLOW(pid, &file->private_data);
 		if (!pid) {         /* since 6.9 a file system of its own has it in the inode */
 			READ(inode, &file->f_inode);
-			READ(pid, &inode->i_private);
+			FOLLOW(pid, &inode->i_private);
 		}
 		READ(number, (void *)pid + __builtin_offsetof(struct pid, numbers));
 	}
@@ -202,12 +202,12 @@ int emit_bpf_load(struct bpf_raw_tracepoint_args *ctx)
 	s->flags = call.flags;
 	e->result = call.result < 0 ? call.result : 0;
 	if (file) {
-		READ(program, &file->private_data);
+		FOLLOW(program, &file->private_data);
 		READ(value, &program->type);
 		e->program_type = value;
 		READ(value, &program->len);
 		e->instructions = value;
-		READ(aux, &program->aux);
+		FOLLOW(aux, &program->aux);
 		READ(value, &aux->id);
 		e->program_id = value;
 		e->name = put_kernel(s, &aux->name, CAP_BPF_LOAD_NAME);
