@@ -112,6 +112,7 @@ static __always_inline u32 is_watched(struct file *file, struct inode *inode)
 
 /* An open, as its handler read it, for the one program that decides and makes the record. */
 struct opened {
+	u64 busy;           /* see occupy() */
 	struct file *file;  /* or NULL: it is behind the descriptor */
 	u32 fd;
 	u32 open_flags;
@@ -125,13 +126,14 @@ static __always_inline void hand_over(struct bpf_raw_tracepoint_args *ctx, struc
 	u32 zero = 0;
 	struct opened *opened = openings.lookup(&zero);
 
-	if (!opened)
+	if (!opened || !occupy(&opened->busy, EVENT_FILE_OPEN))
 		return;
 	opened->file = file;
 	opened->fd = fd;
 	opened->open_flags = open_flags;
 	opened->marks = marks;
 	tail(ctx, TAIL_OPEN);
+	vacate(&opened->busy);
 }
 
 #define OPEN(program, bits, marks)                                \
@@ -254,16 +256,20 @@ static __always_inline int record_open(struct file *file, u32 open_flags, u32 ma
 /* By tail call, so that there is one of it. */
 int emit_open(struct bpf_raw_tracepoint_args *ctx)
 {
-	u32 zero = 0;
+	u32 zero = 0, fd, open_flags, marks;
 	struct opened *opened = openings.lookup(&zero);
 	struct file *file;
 
 	if (!opened)
 		return 0;
 	file = opened->file;
+	fd = opened->fd;
+	open_flags = opened->open_flags;
+	marks = opened->marks;
+	vacate(&opened->busy);
 	if (!file)
-		file = file_of(opened->fd);
-	return file ? record_open(file, opened->open_flags, opened->marks) : 0;
+		file = file_of(fd);
+	return file ? record_open(file, open_flags, marks) : 0;
 }
 
 /* The kernel has decided to open: the flags of the call are still in the file. */

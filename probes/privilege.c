@@ -225,12 +225,13 @@ int emit_bpf_load(struct bpf_raw_tracepoint_args *ctx)
 }
 
 struct mounting {
+	u64 busy;           /* see occupy() */
 	u64 target, source, filesystem, flags;
 	s32 dirfd;
 };
 BPF_PERCPU_ARRAY(mountings, struct mounting, 1);
 
-static __always_inline struct mounting *new_mounting(void)
+static __always_inline struct mounting *mounting(void)
 {
 	u32 zero = 0;
 
@@ -241,9 +242,9 @@ static __always_inline struct mounting *new_mounting(void)
 int program(struct bpf_raw_tracepoint_args *ctx)                  \
 {                                                                 \
 	struct arguments call;                                    \
-	struct mounting *to = new_mounting();                     \
+	struct mounting *to = mounting();                         \
 								  \
-	if (!to)                                                  \
+	if (!to || !occupy(&to->busy, EVENT_MOUNT))               \
 		return 0;                                         \
 	read_arguments(&call, ctx);                               \
 	to->dirfd = fd;                                           \
@@ -252,6 +253,7 @@ int program(struct bpf_raw_tracepoint_args *ctx)                  \
 	to->filesystem = type;                                    \
 	to->flags = flag_bits;                                    \
 	tail(ctx, TAIL_MOUNT);                                    \
+	vacate(&to->busy);                                        \
 	return 0;                                                 \
 }
 MOUNT(on_mount, AT_FDCWD, call.b, call.a, call.c, call.d)
@@ -262,10 +264,12 @@ MOUNT(on_pivot_root, AT_FDCWD, call.a, 0, 0, 0)
 /* By tail call, so that there is one of it. */
 int emit_mount(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct mounting *call = new_mounting();
+	struct mounting *left = mounting(), own, *call = &own;
 
-	if (!call)
+	if (!left)
 		return 0;
+	own = *left;
+	vacate(&left->busy);
 	BEGIN(s, e, event_mount, EVENT_MOUNT);
 	s->flags = FLAG_ARGUMENT | (is_compat() ? FLAG_COMPAT : 0);
 	e->operation = number_of(ctx);

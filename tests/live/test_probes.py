@@ -1,4 +1,4 @@
-"""Bad pointers: what the probes do with what they must not touch."""
+"""Bad pointers, and memory that is in use: what the probes do with what they must not touch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from sensor.kernel import bpf
 from tests.live import kernelstate
 from tests.live.harness import Document, Sensor, action, flags, get, of_kind
+from tests.live.host import wait_until
 
 VSYSCALL = 0xFFFFFFFFFF600000
 _SYS_BPF = 321
@@ -116,3 +117,137 @@ def test_a_file_by_the_name_of_a_bpf_object_is_none(own: Sensor, tmp_path: Path)
         place.rmdir()
         os.close(fd)
     assert [get(d, "bpf.object.id") for d in mine(own, since, "bpf-access")] == [listed]
+
+
+# --- memory in use ---------------------------------------------------------------------------------
+
+
+class PerProcessor:
+    """A map of a probe family, one element for each processor."""
+
+    def __init__(self, sensor: Sensor, program: str, name: str) -> None:
+        [info] = [info for info in map(bpf.map_info, maps_of(sensor, program)) if info.name == name]
+        self.fd = bpf._call(bpf.MAP_GET_FD_BY_ID, struct.pack("<I", info.id))[0]
+        self.entries, self._each = info.entries, -(-info.value // 8) * 8
+        self._cpus = int(Path("/sys/devices/system/cpu/possible").read_text().strip().rpartition("-")[2]) + 1
+
+    def read(self, entry: int) -> list[bytes]:
+        raw = bpf.map_lookup(self.fd, struct.pack("<I", entry), self._each * self._cpus)
+        return [raw[at:at + self._each] for at in range(0, len(raw), self._each)]
+
+    def mark(self, cpu: int, busy: int, entry: int, filling: bytes = b"") -> bytes:
+        """Write the mark, and a filling of what is behind it; what is there now."""
+        values = wait_until(lambda: idle if not any(map(_busy, self._others(idle := self.read(entry), cpu))) else None,
+                            10, "nobody else writes")
+        rest = filling * self._each if filling else values[cpu][8:]
+        values[cpu] = struct.pack("<Q", busy) + rest[:self._each - 8]
+        bpf.map_update(self.fd, struct.pack("<I", entry), b"".join(values))
+        return bytes(values[cpu])
+
+    def _others(self, values: list[bytes], cpu: int) -> list[bytes]:
+        return [value for number, value in enumerate(values) if number != cpu]
+
+
+def _busy(value: bytes) -> int:
+    return int(struct.unpack_from("<Q", value)[0])
+
+
+def maps_of(sensor: Sensor, program: str) -> tuple[int, ...]:
+    """Ids of the maps that a program of the sensor's uses."""
+    for number in kernelstate.held([sensor.pid], "program"):
+        fd = bpf.program_by_id(number)
+        try:
+            if bpf.program_info(fd).name == program[:15]:
+                return bpf.program_maps(fd)
+        finally:
+            os.close(fd)
+    raise AssertionError(f"no program {program}")
+
+
+@contextlib.contextmanager
+def on(cpu: int) -> Iterator[None]:
+    """On one processor only."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def nested(sensor: Sensor, kind: str) -> float:
+    return sensor.total("sensor_events_lost_total", type=kind, stage="kernel_map", reason="nested")
+
+
+def memory_files(sensor: Sensor, name: str, cpu: int) -> list[str]:
+    """Make seven there; those that are seen."""
+    since = len(sensor.documents())
+    with on(cpu):
+        for number in range(7):
+            os.close(os.memfd_create(f"{name}-{number}"))
+    sensor.settle(since)
+    return [get(d, "file.name") for d in mine(sensor, since, "memfd-create")]
+
+
+@pytest.mark.contract("panic-4c")
+def test_memory_that_another_program_is_using_is_not_written_and_that_is_counted(own: Sensor) -> None:
+    """As if the programs had been interrupted: one record begun leaves one place; with two, all is refused there."""
+    cpu = min(os.sched_getaffinity(0))
+    scratch = PerProcessor(own, "on_memfd_create", "scratch")
+    seven = [f"{{}}-{number}" for number in range(7)]
+    there, before = {}, nested(own, "memfd_create")
+    try:
+        for entry in range(scratch.entries):
+            there[entry] = scratch.mark(cpu, 1, entry, b"\xa5")
+            left = scratch.entries - entry - 1
+            assert memory_files(own, f"with-{left}-left", cpu) == (
+                [each.format(f"with-{left}-left") for each in seven] if left else [])
+            assert {number: scratch.read(number)[cpu] for number in there} == there
+        assert nested(own, "memfd_create") == before + 7
+        for other in os.sched_getaffinity(0) - {cpu}:
+            assert memory_files(own, f"on-{other}", other) == [each.format(f"on-{other}") for each in seven]
+    finally:
+        for entry in there:
+            scratch.mark(cpu, 0, entry)
+    assert memory_files(own, "again", cpu) == [each.format("again") for each in seven]
+    assert nested(own, "memfd_create") == before + 7
+    os.close(scratch.fd)
+
+
+@pytest.mark.contract("panic-4c")
+@pytest.mark.parametrize(("program", "name", "kind"), [("on_mount", "mountings", "mount"),
+                                                       ("on_fchmod", "requests", "file_chmod")])
+def test_what_a_handler_left_for_its_program_is_not_written_by_another(
+        own: Sensor, tmp_path: Path, program: str, name: str, kind: str) -> None:
+    """Nothing is told of the other's call, which is counted; what lay there stays; then all is as before."""
+    cpu = min(os.sched_getaffinity(0))
+    left = PerProcessor(own, program, name)
+    target = tmp_path / "target"
+    target.touch()
+
+    def act() -> list[Document]:
+        since = len(own.documents())
+        with on(cpu):
+            for _ in range(7):
+                if kind == "mount":
+                    assert system_call(165, 0, 0, 0, 0, 0) < 0
+                else:
+                    target.chmod(0o600)
+                    with target.open() as file:
+                        os.fchmod(file.fileno(), 0o640)
+        own.settle(since)
+        return mine(own, since, kind.replace("_", "-"))
+
+    each = 7 if kind == "mount" else 14
+    before = nested(own, kind)
+    there = left.mark(cpu, 1, 0, b"\xa5")
+    try:
+        assert act() == []
+        assert left.read(0)[cpu] == there
+    finally:
+        left.mark(cpu, 0, 0)
+    assert nested(own, kind) == before + each
+    assert len(act()) == each
+    assert nested(own, kind) == before + each
+    assert _busy(left.read(0)[cpu]) == 0
+    os.close(left.fd)
