@@ -34,6 +34,18 @@ static int (*read_user_str)(void *to, u32 size, const void *from) = (void *)114;
 
 #define READ(destination, source) bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)(source))
 
+/*
+ * For a pointer that may be none, since what lies behind private_data is another thing in each kind of file: nothing of
+ * the kernel's data lies so high, but the vsyscall page does, on which kernels before 6.8 fault instead of refusing.
+ */
+#define DATA_END 0xffffffffff000000ULL
+#define FOLLOW(pointer, source)                                                            \
+	do {                                                                               \
+		READ(pointer, source);                                                     \
+		if ((u64)(pointer) >= DATA_END)                                            \
+			(pointer) = 0;                                                     \
+	} while (0)
+
 struct counter {            /* the last row: canaries seen */
 	u64 emitted;        /* row 0: next sequence number of ring 0; last row: of forks */
 	u64 lost;           /* row 0: of ring 1; last row: of exits */

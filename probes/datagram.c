@@ -15,6 +15,7 @@
 #define MESSAGES 8          /* looked at of one sendmmsg(); glibc's resolver sends A and AAAA in one call: two */
 
 struct sending {
+	u64 busy;           /* see occupy() */
 	struct sock *sk;
 	u64 inode;          /* of the socket: used once, while a sock's address is used again */
 	u64 at;             /* the caller's struct msghdr, or array of struct mmsghdr; for sendto() the bytes */
@@ -86,6 +87,8 @@ static __always_inline int on_send(struct bpf_raw_tracepoint_args *ctx, struct a
 	READ(port, &sk->__sk_common.skc_dport);
 	if (!address && messages < 2 && SWAP16(port) != DNS_PORT)
 		return 0;
+	if (!occupy(&sending->busy, EVENT_NETWORK_CONNECT))
+		return 0;
 	READ(inode, &file->f_inode);
 	READ(sending->inode, &inode->i_ino);
 	sending->sk = sk;
@@ -100,6 +103,7 @@ static __always_inline int on_send(struct bpf_raw_tracepoint_args *ctx, struct a
 	sending->family = family;
 	tail(ctx, TAIL_DATAGRAM);
 	tail(ctx, TAIL_DNS);        /* nobody asked for the destinations */
+	vacate(&sending->busy);
 	return 0;
 }
 
@@ -230,9 +234,12 @@ int emit_datagram(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	read_message(&message, sending);
 	address = name_of(&message);
-	if (sending->protocol == IPPROTO_TCP)       /* a connection that the send begins */
-		return emit_connect(sending->sk, IPPROTO_TCP, sending->family, sending->result < 0 ? sending->result : 0,
-				    sending->flags, (void *)address);
+	if (sending->protocol == IPPROTO_TCP) {     /* a connection that the send begins */
+		emit_connect(sending->sk, IPPROTO_TCP, sending->family, sending->result < 0 ? sending->result : 0,
+			     sending->flags, (void *)address);
+		vacate(&sending->busy);
+		return 0;
+	}
 	if (address) {
 		read_destination(&remote, address, sending->family);
 		if (remote.known)
@@ -249,6 +256,7 @@ int emit_datagram(struct bpf_raw_tracepoint_args *ctx)
 	sending->next = 0;
 	if (sending->queries)
 		tail(ctx, TAIL_DNS);
+	vacate(&sending->busy);
 	return 0;
 }
 
@@ -295,8 +303,12 @@ int emit_dns(struct bpf_raw_tracepoint_args *ctx)
 	struct sending *sending = sendings.lookup(&zero);
 	struct user_message message = {};
 
-	if (!sending || sending->protocol == IPPROTO_TCP)
+	if (!sending)
 		return 0;
+	if (sending->protocol == IPPROTO_TCP) {
+		vacate(&sending->busy);
+		return 0;
+	}
 	read_message(&message, sending);
 	if (!sending->messages) {
 		message.iov_length = 1;
@@ -313,5 +325,6 @@ int emit_dns(struct bpf_raw_tracepoint_args *ctx)
 	emit_query(sending, name_of(&message), pieces, message.iov_length);
 	if (is_more(sending))
 		tail(ctx, TAIL_DNS);
+	vacate(&sending->busy);
 	return 0;
 }

@@ -76,11 +76,11 @@ static __always_inline struct inode *inode_below(struct file *file, struct inode
 	 * The open file of the layer is the private data; since 6.13 it is the first word of that. A struct
 	 * file itself begins with a counter, flags or NULL as long as it is open, never with a pointer.
 	 */
-	READ(below, &file->private_data);
-	READ(first, below);
+	FOLLOW(below, &file->private_data);
+	FOLLOW(first, below);
 	if ((s64)first < 0)             /* the kernel's half of the addresses */
 		below = first;
-	READ(found, &below->f_inode);
+	FOLLOW(found, &below->f_inode);
 	READ(place, &below->f_path);
 	READ(named, &place.dentry->d_inode);
 	/* Before 6.5 it bears the overlay's own path. Neither: no struct file after all. */
@@ -112,6 +112,7 @@ static __always_inline u32 is_watched(struct file *file, struct inode *inode)
 
 /* An open, as its handler read it, for the one program that decides and makes the record. */
 struct opened {
+	u64 busy;           /* see occupy() */
 	struct file *file;  /* or NULL: it is behind the descriptor */
 	u32 fd;
 	u32 open_flags;
@@ -125,13 +126,14 @@ static __always_inline void hand_over(struct bpf_raw_tracepoint_args *ctx, struc
 	u32 zero = 0;
 	struct opened *opened = openings.lookup(&zero);
 
-	if (!opened)
+	if (!opened || !occupy(&opened->busy, EVENT_FILE_OPEN))
 		return;
 	opened->file = file;
 	opened->fd = fd;
 	opened->open_flags = open_flags;
 	opened->marks = marks;
 	tail(ctx, TAIL_OPEN);
+	vacate(&opened->busy);
 }
 
 #define OPEN(program, bits, marks)                                \
@@ -168,14 +170,14 @@ static __always_inline struct file *file_in_ring(struct io_kiocb *request, u32 s
 #ifdef HAVE_io_rsrc_data__nodes                         /* since 6.13 */
 	struct io_rsrc_node **nodes = NULL, *node = NULL;
 
-	READ(nodes, &ring->file_table.data.nodes);
-	READ(node, nodes + slot);
-	READ(pointer, &node->file_ptr);
+	FOLLOW(nodes, &ring->file_table.data.nodes);
+	FOLLOW(node, nodes + slot);
+	FOLLOW(pointer, &node->file_ptr);
 #elif defined(HAVE_io_file_table__files)
 	struct io_fixed_file *files = NULL;
 
-	READ(files, &ring->file_table.files);
-	READ(pointer, &files[slot].file_ptr);
+	FOLLOW(files, &ring->file_table.files);
+	FOLLOW(pointer, &files[slot].file_ptr);
 #endif
 	return (void *)(pointer & ~FILE_FLAGS);
 }
@@ -254,16 +256,20 @@ static __always_inline int record_open(struct file *file, u32 open_flags, u32 ma
 /* By tail call, so that there is one of it. */
 int emit_open(struct bpf_raw_tracepoint_args *ctx)
 {
-	u32 zero = 0;
+	u32 zero = 0, fd, open_flags, marks;
 	struct opened *opened = openings.lookup(&zero);
 	struct file *file;
 
 	if (!opened)
 		return 0;
 	file = opened->file;
+	fd = opened->fd;
+	open_flags = opened->open_flags;
+	marks = opened->marks;
+	vacate(&opened->busy);
 	if (!file)
-		file = file_of(opened->fd);
-	return file ? record_open(file, opened->open_flags, opened->marks) : 0;
+		file = file_of(fd);
+	return file ? record_open(file, open_flags, marks) : 0;
 }
 
 /* The kernel has decided to open: the flags of the call are still in the file. */

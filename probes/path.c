@@ -145,6 +145,7 @@ static __always_inline void forget_note(u64 key)
  * family begin with the words path, base, name; what follows is set by position.
  */
 struct request {
+	u64 busy;               /* see occupy() */
 	u32 type;
 	u32 flags;
 	s32 dirfd, from_dirfd;
@@ -155,6 +156,17 @@ struct request {
 	u64 note;               /* key of what was noted of it */
 };
 BPF_PERCPU_ARRAY(requests, struct request, 1);
+
+static __always_inline int new_request(struct request *request, u32 type, u32 flags, u64 note)
+{
+	if (!occupy(&request->busy, type))
+		return 0;
+	__builtin_memset(&request->type, 0, sizeof(*request) - __builtin_offsetof(struct request, type));
+	request->type = type;
+	request->flags = flags;
+	request->note = note;
+	return 1;
+}
 
 /* The request of a successful call of somebody else; what was noted of any other call is of no use. */
 static __always_inline struct request *succeeded(struct bpf_raw_tracepoint_args *ctx, struct arguments *call, u32 type)
@@ -168,10 +180,10 @@ static __always_inline struct request *succeeded(struct bpf_raw_tracepoint_args 
 		return NULL;
 	}
 	read_arguments(call, ctx);
-	__builtin_memset(request, 0, sizeof(*request));
-	request->note = thread;
-	request->type = type;
-	request->flags = call->flags;
+	if (!new_request(request, type, call->flags, thread)) {
+		forget_note(thread);
+		return NULL;
+	}
 	return request;
 }
 
@@ -185,6 +197,7 @@ int program(struct bpf_raw_tracepoint_args *ctx)                  \
 		return 0;                                         \
 	__VA_ARGS__;                                              \
 	tail(ctx, TAIL_PATH);                                     \
+	vacate(&to->busy);                                        \
 	return 0;                                                 \
 }
 #define AT(fd, argument) to->dirfd = fd, to->name = argument
@@ -252,17 +265,14 @@ int on_uring_path(struct bpf_raw_tracepoint_args *ctx)
 	note = note_of(key, type);
 	if (!note)
 		return 0;
-	if (done.result || is_self()) {
+	if (done.result || is_self() || !new_request(request, type, FLAG_IO_URING, key)) {
 		forget_note(key);
 		return 0;
 	}
-	__builtin_memset(request, 0, sizeof(*request));
-	request->type = type;
-	request->note = key;
-	request->flags = FLAG_IO_URING;
 	request->words[0] = note->mode;
 	request->symbolic = done.opcode == IORING_OP_SYMLINKAT;
 	tail(ctx, TAIL_PATH);
+	vacate(&request->busy);
 	return 0;
 }
 #endif
@@ -324,13 +334,15 @@ static __always_inline void find_targets(struct request *request, struct target 
 int emit_path(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 zero = 0;
-	struct request *request = requests.lookup(&zero);
+	struct request *left = requests.lookup(&zero), own, *request = &own;
 	struct target to = {}, from = {};
 	struct event_file_link *e;
 	struct scratch *s;
 
-	if (!request)
+	if (!left)
 		return 0;
+	own = *left;
+	vacate(&left->busy);
 	find_targets(request, &to, &from);
 	s = begin(request->type, sizeof(*e));
 	if (!s) {

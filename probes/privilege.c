@@ -113,10 +113,10 @@ int on_pidfd_getfd(struct bpf_raw_tracepoint_args *ctx)
 	if (call.result != EBADF_)
 		file = file_of(call.a);
 	if (file) {
-		READ(pid, &file->private_data);
+		FOLLOW(pid, &file->private_data);
 		if (!pid) {         /* since 6.9 a file system of its own has it in the inode */
 			READ(inode, &file->f_inode);
-			READ(pid, &inode->i_private);
+			FOLLOW(pid, &inode->i_private);
 		}
 		READ(number, (void *)pid + __builtin_offsetof(struct pid, numbers));
 	}
@@ -202,12 +202,12 @@ int emit_bpf_load(struct bpf_raw_tracepoint_args *ctx)
 	s->flags = call.flags;
 	e->result = call.result < 0 ? call.result : 0;
 	if (file) {
-		READ(program, &file->private_data);
+		FOLLOW(program, &file->private_data);
 		READ(value, &program->type);
 		e->program_type = value;
 		READ(value, &program->len);
 		e->instructions = value;
-		READ(aux, &program->aux);
+		FOLLOW(aux, &program->aux);
 		READ(value, &aux->id);
 		e->program_id = value;
 		e->name = put_kernel(s, &aux->name, CAP_BPF_LOAD_NAME);
@@ -225,12 +225,13 @@ int emit_bpf_load(struct bpf_raw_tracepoint_args *ctx)
 }
 
 struct mounting {
+	u64 busy;           /* see occupy() */
 	u64 target, source, filesystem, flags;
 	s32 dirfd;
 };
 BPF_PERCPU_ARRAY(mountings, struct mounting, 1);
 
-static __always_inline struct mounting *new_mounting(void)
+static __always_inline struct mounting *mounting(void)
 {
 	u32 zero = 0;
 
@@ -241,9 +242,9 @@ static __always_inline struct mounting *new_mounting(void)
 int program(struct bpf_raw_tracepoint_args *ctx)                  \
 {                                                                 \
 	struct arguments call;                                    \
-	struct mounting *to = new_mounting();                     \
+	struct mounting *to = mounting();                         \
 								  \
-	if (!to)                                                  \
+	if (!to || !occupy(&to->busy, EVENT_MOUNT))               \
 		return 0;                                         \
 	read_arguments(&call, ctx);                               \
 	to->dirfd = fd;                                           \
@@ -252,6 +253,7 @@ int program(struct bpf_raw_tracepoint_args *ctx)                  \
 	to->filesystem = type;                                    \
 	to->flags = flag_bits;                                    \
 	tail(ctx, TAIL_MOUNT);                                    \
+	vacate(&to->busy);                                        \
 	return 0;                                                 \
 }
 MOUNT(on_mount, AT_FDCWD, call.b, call.a, call.c, call.d)
@@ -262,10 +264,12 @@ MOUNT(on_pivot_root, AT_FDCWD, call.a, 0, 0, 0)
 /* By tail call, so that there is one of it. */
 int emit_mount(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct mounting *call = new_mounting();
+	struct mounting *left = mounting(), own, *call = &own;
 
-	if (!call)
+	if (!left)
 		return 0;
+	own = *left;
+	vacate(&left->busy);
 	BEGIN(s, e, event_mount, EVENT_MOUNT);
 	s->flags = FLAG_ARGUMENT | (is_compat() ? FLAG_COMPAT : 0);
 	e->operation = number_of(ctx);

@@ -109,8 +109,8 @@ static __always_inline struct sock *sock_behind(struct file *file, u16 *protocol
 	READ(mode, &inode->i_mode);
 	if ((mode & S_IFMT) != S_IFSOCK)
 		return NULL;
-	READ(socket, &file->private_data);
-	READ(sk, &socket->sk);
+	FOLLOW(socket, &file->private_data);
+	FOLLOW(sk, &socket->sk);
 	return ip_sock(sk, protocol, family);
 }
 

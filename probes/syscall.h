@@ -20,6 +20,29 @@ static __always_inline void tail(struct bpf_raw_tracepoint_args *ctx, int slot)
 	native.call(ctx, slot);
 }
 
+/*
+ * What a handler leaves for the program that it calls lies in one place of each processor, and whoever preempts it would
+ * write there, too. So it is taken like a record, see claim(), and let go where the call failed or its program has read.
+ */
+static __always_inline int occupy(u64 *busy, u32 type)
+{
+	struct counter *counter;
+
+	__sync_fetch_and_add(busy, 1);
+	if (*(volatile u64 *)busy == 1)
+		return 1;
+	__sync_fetch_and_add(busy, -1);
+	counter = counter_of(type);
+	if (counter)
+		__sync_fetch_and_add(&counter->nested, 1);
+	return 0;
+}
+
+static __always_inline void vacate(u64 *busy)
+{
+	__sync_fetch_and_add(busy, -1);
+}
+
 struct call {               /* struct pt_regs from bp to orig_ax, x86_64 */
 	u64 bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax;
 };

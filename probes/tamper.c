@@ -66,13 +66,26 @@ static __always_inline int own_object(u32 kind, u32 id)
 	return own_objects.lookup(&key) != NULL;
 }
 
-/* What a descriptor stands for, by the name that the kernel gives such files: bpf-prog, bpf-map, bpf_link. */
+#define ANON_INODE_FS_MAGIC 0x09041934
+
+/*
+ * What a descriptor stands for, by the name that the kernel gives such files: bpf-prog, bpf-map, bpf_link. Only its own:
+ * anybody can name a file so, and in some file systems also choose what lies behind its private_data.
+ */
 static __always_inline u32 object_kind(struct file *file)
 {
 	struct file_place place = {};
 	struct dentry_head head = {};
+	struct inode *inode = NULL;
+	struct super_block *sb = NULL;
+	u64 magic = 0;
 	char text[8] = {};
 
+	READ(inode, &file->f_inode);
+	READ(sb, &inode->i_sb);
+	READ(magic, &sb->s_magic);
+	if (magic != ANON_INODE_FS_MAGIC)
+		return 0;
 	READ(place, &file->f_path);
 	READ(head, &place.dentry->d_parent);
 	READ(text, head.name.name);
@@ -91,7 +104,7 @@ static __always_inline void read_program(struct object *to, struct bpf_prog *pro
 {
 	struct bpf_prog_aux *aux = NULL;
 
-	READ(aux, &program->aux);
+	FOLLOW(aux, &program->aux);
 	READ(to->id, &aux->id);
 	to->name = &aux->name;
 	to->own = own_object(OBJECT_PROGRAM, to->id);
@@ -103,7 +116,9 @@ static __always_inline void read_object(struct object *to, struct file *file)
 	void *object = NULL;
 
 	to->kind = object_kind(file);
-	READ(object, &file->private_data);
+	if (!to->kind)
+		return;
+	FOLLOW(object, &file->private_data);
 	if (to->kind == OBJECT_PROGRAM) {
 		read_program(to, object);
 	} else if (to->kind == OBJECT_MAP) {
@@ -111,7 +126,7 @@ static __always_inline void read_object(struct object *to, struct file *file)
 		to->name = &((struct bpf_map *)object)->name;
 		to->own = own_object(OBJECT_MAP, to->id);
 	} else if (to->kind == OBJECT_LINK) {       /* ours where its program is */
-		READ(program, &((struct bpf_link *)object)->prog);
+		FOLLOW(program, &((struct bpf_link *)object)->prog);
 		read_program(to, program);
 		READ(to->id, &((struct bpf_link *)object)->id);
 	}

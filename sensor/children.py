@@ -74,3 +74,13 @@ def _environment() -> dict[str, str]:
     kept = ("PATH", "LANG", "LC_ALL", "TZ", "TERM", "NO_COLOR", "COLUMNS", "JOURNAL_STREAM", "INVOCATION_ID",
             "NOTIFY_SOCKET", "CACHE_DIRECTORY", "STATE_DIRECTORY", NATIVE_SWITCH)
     return {name: os.environ[name] for name in kept if name in os.environ}
+
+
+def processor_ns(pid: int) -> tuple[int, int]:
+    """How long the first thread of a process has run and has waited for a processor; zeros where nobody tells."""
+    try:
+        with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+            ran, waited, *_ = map(int, file.read().split())
+    except (OSError, ValueError):
+        return 0, 0
+    return ran, waited

@@ -15,6 +15,7 @@ ROOT = Path("/")
 CHECK_SECONDS = 10.0
 CANARY_SECONDS = 30.0
 RING_SECONDS = 60.0
+GAP_SECONDS = 30.0  # between two looks at a ring; beyond it nobody looked because everything stood, the engine too
 MISSES = 2  # canaries in a row that must be missing: one may be left out for a good reason
 #: Why everything was detached.
 REASONS = ("oops", "warning", "taint", "canary", "ring")
@@ -147,18 +148,21 @@ class Standstill:
 
     name: str
     _consumer: int = -1
-    _since: float = 0.0
+    _looked: float = 0.0
+    _stood: float = 0.0  # seconds
 
     def take(self, consumer: int, producer: int, now: float) -> Finding | None:
         """Positions in bytes, time in seconds of any steady clock."""
+        step, self._looked = min(now - self._looked, GAP_SECONDS), now
         if consumer != self._consumer or consumer == producer:
-            self._consumer, self._since = consumer, now
+            self._consumer, self._stood = consumer, 0.0
             return None
-        if now - self._since < RING_SECONDS:
+        self._stood += step
+        if self._stood < RING_SECONDS:
             return None
-        return Finding("ring", f"the engine has not read from the {self.name} ring for {now - self._since:.0f} s, "
+        return Finding("ring", f"the engine has not read from the {self.name} ring for {self._stood:.0f} s, "
                                f"{producer - consumer} bytes are waiting")
 
     def excuse(self, now: float) -> None:
         """Nobody is there to read: the time begins anew."""
-        self._since = now
+        self._looked, self._stood = now, 0.0

@@ -38,6 +38,8 @@ from sensor.oversight import SCAN_SECONDS, Oversight
 from sensor.vigil import Vigil
 
 ENGINE_SILENT_SECONDS = 30.0
+OWN_DELAY_SECONDS = 5.0  # this process had no time itself, or was stopped: silence then says nothing of the engine
+STARVED_MOST = 10  # times in a row that a silent engine is excused by its waiting for a processor
 STOP_SECONDS = 15.0
 BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
 HEALTHY_SECONDS = 600.0  # after which the back-off begins anew
@@ -76,6 +78,7 @@ class Supervisor:
         self._asked: tuple[tuple[str, ...], tuple[int, int]] = ((), (0, 0))
         self._deadlines: dict[str, float] = {}  # name -> monotonic time; see _due
         self._restarts, self._started, self._ready, self._stopping = 0, 0.0, False, False
+        self._starved, self._engine_ns = 0, (0, 0)  # what its first thread had run and waited when last heard of
         self._status, self._serving = 0, False  # serving: this engine reads records
         self._content = Keeper(store, self._say)
         self._integrity = Integrity()
@@ -171,7 +174,10 @@ class Supervisor:
                    "guard": self._oversight.healthy, "search": self._oversight.end_search,
                    "content": self._watch_content, **self._vigil.actions}
         for name in [name for name, at in self._deadlines.items() if at <= now]:
-            del self._deadlines[name]
+            at = self._deadlines.pop(name)
+            if name == "silent" and now - at > OWN_DELAY_SECONDS:
+                self._expect()
+                continue
             actions[name]()
 
     def _after(self, name: str, seconds: float) -> None:
@@ -202,6 +208,7 @@ class Supervisor:
         self._engine_channel = ours
         self._selector.register(ours, selectors.EVENT_READ, self._from_engine)
         self._started, self._serving, self._events = time.monotonic(), False, 0
+        self._starved, self._engine_ns = 0, children.processor_ns(self._engine.pid)
         self._after("silent", ENGINE_SILENT_SECONDS * 2)
 
     def _from_engine(self) -> None:
@@ -230,6 +237,13 @@ class Supervisor:
         else:
             self._say(f"a malformed request of {len(data)} bytes from the engine was dropped")
             return
+        self._starved = 0
+        self._expect()
+
+    def _expect(self) -> None:
+        """From now on the engine has so many seconds to say something."""
+        if self._engine is not None:
+            self._engine_ns = children.processor_ns(self._engine.pid)
         self._after("silent", ENGINE_SILENT_SECONDS)
         self._notify("WATCHDOG=1")
 
@@ -315,6 +329,14 @@ class Supervisor:
         self._after("statistics", 0.0)
 
     def _engine_silent(self) -> None:
+        ran, waited = (now - then for now, then in zip(children.processor_ns(self._engine.pid), self._engine_ns,
+                                                       strict=True))
+        if waited > max(2 * ran, ENGINE_SILENT_SECONDS / 2 * 1e9) and self._starved < STARVED_MOST:
+            self._starved += 1  # another one would find no processor either
+            self._say(f"the engine was silent for {ENGINE_SILENT_SECONDS:.0f} s, and had to wait for a processor for "
+                      f"{waited / 1e9:.0f} s; it is left to go on")
+            self._expect()
+            return
         self._say(f"the engine was silent for {ENGINE_SILENT_SECONDS:.0f} s; it is ended and started again")
         self._kill(self._engine)
 

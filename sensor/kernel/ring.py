@@ -36,6 +36,11 @@ class Ring:
         self._data = memoryview(self._producer_map)[page:]
         self._words = self._data.cast("I")
         self._position = self._consumer[0]  # read up to here; freed up to the consumer's position
+        self.displaced = 0  # times that somebody else had moved the consumer's position: root can map it, too
+        if self._position & 7 or not 0 <= self.pending() <= size:
+            self._position = self._producer[0]
+            self.displaced = 1
+        self._freed = self._consumer[0]
 
     def pending(self) -> int:
         """Bytes that producers have claimed and nobody has read."""
@@ -72,8 +77,10 @@ class Ring:
         return records
 
     def release(self) -> None:
-        """Free the space of all that was read."""
-        self._consumer[0] = self._position
+        """Free the space of all that was read. Where the position was moved, it is set right by that."""
+        if self._consumer[0] != self._freed:
+            self.displaced += 1
+        self._consumer[0] = self._freed = self._position
 
     def close(self) -> None:
         """Unmap the pages."""

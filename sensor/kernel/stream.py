@@ -39,6 +39,8 @@ class Stream:
         """
         for ring in self.rings:
             ring.release()
+            self.malformed["ring"] += ring.displaced
+            ring.displaced = 0
         bounds = [ring.producer() for ring in reversed(self.rings)]
         found: list[list[bytes]] = []
         self.backlog = False

@@ -53,6 +53,7 @@ def rules(documents: list[Document]) -> set[str]:
     return {str(get(d, "rule.name")) for d in alerts(documents)}
 
 
+@pytest.mark.hostile("stopped-sensor")
 def test_signals_to_supervisor_and_engine_are_told_however_they_are_sent(own: Sensor) -> None:
     """By number, to a thread, by pidfd: signal, target, and what became of it."""
     engine = own.engine()
@@ -78,6 +79,7 @@ def test_signals_to_supervisor_and_engine_are_told_however_they_are_sent(own: Se
     assert told == [19, 15]
 
 
+@pytest.mark.hostile("stopped-sensor")
 def test_tracing_the_engine_is_told_by_its_threads_numbers_too(own: Sensor) -> None:
     """ptrace() takes a thread; another process's attach is not marked."""
     engine = own.engine()
@@ -134,6 +136,7 @@ def named_map(sensor: Sensor, name: str) -> int:
     return number
 
 
+@pytest.mark.hostile("root-tampers")
 def test_getting_hold_of_programs_maps_and_links_is_told(own: Sensor) -> None:
     """By id, of each kind; what else lies in the kernel makes no event."""
     program, link = objects(own, "program")[0], objects(own, "link")[0]
@@ -157,6 +160,7 @@ def test_getting_hold_of_programs_maps_and_links_is_told(own: Sensor) -> None:
         "This sensor's BPF programs or maps opened by their id") == 3
 
 
+@pytest.mark.hostile("root-tampers")
 def test_detaching_and_replacing_are_told_though_the_kernel_refuses(own: Sensor, tmp_path: Path) -> None:
     """LINK_DETACH, LINK_UPDATE, PROG_DETACH, a second attachment, a pin: what was tried, on what, and how it ended."""
     link_id = objects(own, "link")[0]
@@ -195,6 +199,7 @@ def wait_tampered(sensor: Sensor, part: str, since: int) -> Document:
     return found[0]
 
 
+@pytest.mark.hostile("root-tampers")
 def test_a_handler_taken_out_of_its_array_is_told_and_put_back(own: Sensor) -> None:
     """Without it the call would be invisible; ten seconds later it is seen again."""
     table = opened(14, named_map(own, "sensor_native"))
@@ -208,6 +213,7 @@ def test_a_handler_taken_out_of_its_array_is_told_and_put_back(own: Sensor) -> N
     assert [get(d, "file.name") for d in of(documents, "memfd-create")] == ["visible"]
 
 
+@pytest.mark.hostile("root-tampers")
 def test_whoever_makes_itself_the_engine_is_told_and_undone(own: Sensor) -> None:
     """What the probes leave out as the sensor's own is a number in a map: changing it is seen all the same."""
     settings = opened(14, named_map(own, "sensor_settings"))

@@ -112,8 +112,18 @@ def test_a_ring_that_is_not_read_for_a_minute_is_found() -> None:
     assert ring.take(0, 0, 500.0) is None
     assert ring.take(0, 64, 510.0) is None
     assert ring.take(8, 64, 565.0) is None
-    assert ring.take(8, 64, 624.0) is None
+    assert [ring.take(8, 64, now) for now in (575.0, 595.0, 624.0)] == [None] * 3
     found = ring.take(8, 128, 625.0)
     assert found == Finding("ring", "the engine has not read from the process ring for 60 s, 120 bytes are waiting")
     ring.excuse(625.0)
-    assert ring.take(8, 128, 684.0) is None
+    assert [ring.take(8, 128, now) for now in (635.0, 655.0, 684.0)] == [None] * 3
+
+
+@pytest.mark.hostile("stopped-sensor", "starvation")
+def test_a_ring_that_stood_while_everything_stood_is_not_blamed_on_the_engine() -> None:
+    """Supervisor and engine were frozen for an hour: whoever wakes first, the engine gets time to read."""
+    ring = Standstill("events")
+    assert [ring.take(8, 8, 0.0), ring.take(8, 64, 10.0), ring.take(8, 1 << 20, 3600.0)] == [None] * 3
+    assert ring.take(1 << 20, 1 << 20, 3610.0) is None
+    assert [ring.take(1 << 20, 2 << 20, 3620.0), ring.take(1 << 20, 2 << 20, 3650.0)] == [None] * 2
+    assert ring.take(1 << 20, 2 << 20, 3680.0) is not None

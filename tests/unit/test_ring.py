@@ -123,6 +123,41 @@ def test_an_impossible_length_is_reported_and_passed(made: HandMadeRing) -> None
     ring.close()
 
 
+@pytest.mark.hostile("root-tampers")
+@pytest.mark.parametrize("position", [0, 8, 1 << 20, (1 << 64) - 8, 13])
+def test_a_position_that_somebody_moved_is_counted_and_set_right(made: HandMadeRing, position: int) -> None:
+    """The reader knows by itself how far it is."""
+    ring = Ring(made.fd, SIZE)
+    made.put(b"one")
+    assert ring.read(ring.producer(), 100) == [b"one"]
+    ring.release()
+    assert ring.displaced == 0
+    made.put(b"two")
+    os.pwrite(made.fd, struct.pack("<Q", position), 0)
+    assert ring.read(ring.producer(), 100) == [b"two"]
+    ring.release()
+    assert (ring.displaced, made.consumed()) == (1, made.position)
+    ring.release()
+    assert ring.displaced == 1
+    ring.close()
+
+
+@pytest.mark.hostile("root-tampers")
+@pytest.mark.parametrize("position", [1 << 20, (1 << 64) - 8, 13, (1 << 64) - 2 * SIZE])
+def test_a_reader_that_comes_to_an_impossible_position_begins_behind_it(made: HandMadeRing, position: int) -> None:
+    """It would wait for ever: what is there is given up, and its numbers tell that it is missing."""
+    made.put(b"lost")
+    os.pwrite(made.fd, struct.pack("<Q", position), 0)
+    ring = Ring(made.fd, SIZE)
+    assert ring.displaced == 1
+    assert ring.read(ring.producer(), 100) == []
+    ring.release()
+    assert (ring.displaced, made.consumed()) == (1, made.position)
+    made.put(b"next")
+    assert ring.read(ring.producer(), 100) == [b"next"]
+    ring.close()
+
+
 def test_bound_and_limit_are_kept(made: HandMadeRing) -> None:
     """A reader stops at the position and at the number it was given."""
     ring = Ring(made.fd, SIZE)

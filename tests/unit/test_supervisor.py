@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from sensor import control
+from sensor import children, control
 from sensor.kernel.plan import Plan
 from sensor.loading import LOAD_SECONDS
 from sensor.oversight import Oversight
-from sensor.supervisor import STATUS_HOST, STATUS_USAGE, Supervisor
+from sensor.supervisor import ENGINE_SILENT_SECONDS, STARVED_MOST, STATUS_HOST, STATUS_USAGE, Supervisor
 
 PLAN = Plan((4096, 4096), ("process", "syscall", "file"), 32 << 20, 2)
 
@@ -183,3 +183,71 @@ def test_an_engine_that_talks_too_much_is_dropped_counted_and_told_of_once(
         theirs.send(control.beat(1))
         supervisor._from_engine()
         assert "silent" in supervisor._deadlines
+
+
+class Killed:
+    """An engine that notes its end."""
+
+    pid = 1 << 30  # nobody's
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def poll(self) -> int | None:
+        return None
+
+    def kill(self) -> None:
+        self.times += 1
+
+
+@pytest.mark.contract("panic-11")
+@pytest.mark.hostile("stopped-sensor", "starvation")
+def test_silence_ends_the_engine_unless_the_supervisor_was_away_itself(
+        supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped, frozen or without a processor it could have heard nobody; then the engine has as long again."""
+    engine = supervisor._engine = Killed()
+    supervisor._deadlines = {"silent": 100.0}
+    monkeypatch.setattr(time, "monotonic", lambda: 140.0)
+    supervisor._due()
+    assert engine.times == 0
+    assert supervisor._deadlines == {"silent": 140.0 + ENGINE_SILENT_SECONDS}
+    monkeypatch.setattr(time, "monotonic", lambda: 140.5 + ENGINE_SILENT_SECONDS)
+    supervisor._due()
+    assert engine.times == 1
+    supervisor._engine = None
+
+
+@pytest.mark.hostile("starvation")
+def test_an_engine_that_waits_for_a_processor_is_left_to_go_on_for_a_while(
+        supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another would get none either. One that runs and says nothing, or that is stopped, is ended; so is a patience."""
+    engine = supervisor._engine = Killed()
+    spent = [0, 0]
+    monkeypatch.setattr(children, "processor_ns", lambda _pid: tuple(spent))
+    for number in range(STARVED_MOST):
+        spent[1] += 29_000_000_000
+        spent[0] += 100_000_000
+        supervisor._engine_silent()
+        assert "silent" in supervisor._deadlines, number
+    assert engine.times == 0
+    assert capsys.readouterr().err.count("wait for a processor for 29 s") == STARVED_MOST
+    spent[1] += 29_000_000_000
+    supervisor._engine_silent()
+    assert engine.times == 1
+    for ran, waited in ((0, 0), (20, 10), (14, 16)):
+        supervisor._starved = 0
+        supervisor._expect()
+        spent[0] += ran * 1_000_000_000
+        spent[1] += waited * 1_000_000_000
+        supervisor._engine_silent()
+    assert engine.times == 4
+    supervisor._engine = None
+
+
+def test_the_time_that_a_process_has_waited_for_a_processor_is_the_kernels() -> None:
+    """It has run for longer after a while; of nobody nothing is known."""
+    ran, waited = children.processor_ns(os.getpid())
+    while time.process_time_ns() < ran + 50_000_000:
+        pass
+    assert children.processor_ns(os.getpid()) > (ran, waited)
+    assert children.processor_ns(1 << 30) == (0, 0)

@@ -1,0 +1,15 @@
+"""The sensor with less patience: an engine may be silent for so many seconds.
+
+    python -m tests.live.hurried SECONDS run ...
+"""
+
+from __future__ import annotations
+
+import sys
+
+from sensor import supervisor
+from sensor.cli import main
+
+if __name__ == "__main__":
+    supervisor.ENGINE_SILENT_SECONDS = float(sys.argv[1])
+    sys.exit(main(sys.argv[2:]))
