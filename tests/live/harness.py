@@ -409,13 +409,15 @@ class Sensor:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
         subprocess.run(["/bin/true", mark], check=True)
         path.unlink()
-        self._arrives(lambda d: action(d) == "process-exec" and mark in get(d, "process.args", ()), since, "exec marker")
+        self._arrives(
+            lambda d: action(d) == "process-exec" and mark in get(d, "process.args", ()), since, "exec marker"
+        )
         self._arrives(
             lambda d: action(d) == "file-open" and get(d, "file.path", "").endswith(mark), since, "open marker"
         )
 
     def _arrives(self, check: Callable[[Document], bool], since: int, what: str) -> None:
-        """Wait for a document as long as others come: a slow machine has a backlog, and only one that ends is a fault."""
+        """Wait for a document as long as others come: a slow machine has a backlog."""
         begun = last = time.monotonic()
         looked = since
         while time.monotonic() < min(begun + ARRIVAL_SECONDS, last + QUIET_SECONDS):
