@@ -111,7 +111,7 @@ class Scanner:
 
     def _one(self, value: Scalar) -> int:
         found = self._present
-        text = text_of(value)
+        text = value if value.__class__ is str else text_of(value)
         if self._folded is not None:
             found |= self._folded.find(fold(text))
         if self._cased is not None:
