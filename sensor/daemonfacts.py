@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensor import __version__, guard
+from sensor.breaker import DISPATCHER
 from sensor.content.keeper import Keeper
 from sensor.kernel import bpf
 from sensor.loaded import Load
@@ -61,7 +62,7 @@ def facts(run: Run, load: Load, oversight: Oversight, content: Keeper) -> dict[s
 
 
 def _mode(load: Load, oversight: Oversight) -> tuple[str, str]:
-    """full, minimal (the boot guard), reduced (a probe is missing), passive (none is loaded) or loading; and why."""
+    """full, minimal (by the boot guard), reduced (a probe is missing or off), passive (there is none), loading; why."""
     if load.fatal is not None:
         return guard.PASSIVE, load.fatal["reason"]
     if not load.done:
@@ -72,6 +73,8 @@ def _mode(load: Load, oversight: Oversight) -> tuple[str, str]:
         names = sorted({row["program"] for row in load.failures})
         more = f" and {len(names) - 8} more" if names[8:] else ""
         return "reduced", f"{len(names)} probes are missing: {', '.join(names[:8])}{more}"
+    if shed := sorted(load.shed - {DISPATCHER}):
+        return "reduced", f"switched off by the breaker: {', '.join(shed)}"
     return guard.FULL, ""
 
 

@@ -66,6 +66,15 @@ def test_mode_is_reduced_with_the_probes_that_are_missing(supervisor: Supervisor
     assert len(answer["failures"][0]["reason"]) == 300
 
 
+def test_mode_is_reduced_while_the_breaker_has_switched_probes_off(supervisor: Supervisor) -> None:
+    """As the metric has it; the program that only calls the others has no name of its own there."""
+    supervisor._load.shed = frozenset({"syscall", "path", "file"})
+    answer = told(supervisor)
+    assert (answer["mode"], answer["reason"]) == ("reduced", "switched off by the breaker: file, path")
+    supervisor._load.shed = frozenset({"syscall"})  # nobody is behind it
+    assert told(supervisor)["mode"] == "full"
+
+
 def test_mode_is_passive_with_reason_and_fix(supervisor: Supervisor) -> None:
     supervisor._load.take({"kind": "fatal", "lack": "btf", "reason": "no BTF", "fix": "another kernel"}, [])
     answer = told(supervisor)
