@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define HEADER_BYTES 64u
+#define TIME_OFFSET 16
 
 typedef struct {
 	uint64_t time_ns;
@@ -15,21 +16,22 @@ typedef struct {
 
 #define READ(member, offset) memcpy(&record->member, data + (offset), sizeof(record->member))
 
-/* Check a record as kernel/decode.py does, and read its header. Whatever passes can be read by any offset of its plan. */
-static int parse(const Core *core, PyObject *bytes, Record *record)
+/* Check a record as kernel/decode.py does. Whatever passes can be read by any offset of its plan. */
+static int check(const Core *core, PyObject *bytes)
 {
 	const unsigned char *data = (const unsigned char *)PyBytes_AS_STRING(bytes);
 	size_t size = (size_t)PyBytes_GET_SIZE(bytes);
 	uint32_t abi, word;
+	uint16_t type;
 	if (size < HEADER_BYTES)
 		return FAULT_SHORT;
 	memcpy(&abi, data, sizeof(abi));
-	READ(type, 4);
+	memcpy(&type, data + 4, sizeof(type));
 	if (abi != core->abi)
 		return FAULT_ABI;
-	if (record->type >= TYPES || !core->plans[record->type].known)
+	if (type >= TYPES || !core->plans[type].known)
 		return FAULT_TYPE;
-	const Plan *plan = &core->plans[record->type];
+	const Plan *plan = &core->plans[type];
 	if (size < plan->fixed_end)
 		return FAULT_SHORT;
 	for (int index = 0; index < plan->text_count; index++) {
@@ -37,12 +39,21 @@ static int parse(const Core *core, PyObject *bytes, Record *record)
 		if (word && (size_t)(word & 0xffff) + (word >> 16) > size)
 			return FAULT_SHORT;
 	}
+	return FAULTS;
+}
+
+/* The header of a record that passed. */
+static void read_header(PyObject *bytes, Record *record)
+{
+	const unsigned char *data = (const unsigned char *)PyBytes_AS_STRING(bytes);
+	size_t size = (size_t)PyBytes_GET_SIZE(bytes);
 	record->data = data;
 	record->size = size > UINT32_MAX ? UINT32_MAX : (uint32_t)size;
 	record->bytes = bytes;
+	READ(type, 4);
 	READ(cpu, 6);
 	READ(seq, 8);
-	READ(time_ns, 16);
+	READ(time_ns, TIME_OFFSET);
 	READ(start_ns, 24);
 	READ(pid, 32);
 	READ(tid, 36);
@@ -51,7 +62,6 @@ static int parse(const Core *core, PyObject *bytes, Record *record)
 	READ(cgroup_id, 48);
 	READ(mntns, 56);
 	READ(flags, 60);
-	return FAULTS;
 }
 
 static int by_time(const void *left, const void *right)
@@ -79,7 +89,7 @@ static Entry *ordered(Core *core, PyObject *batches, uint32_t *count)
 		PyObject *list = PyTuple_GET_ITEM(batches, ring);
 		for (Py_ssize_t index = 0; index < PyList_GET_SIZE(list); index++) {
 			PyObject *bytes = PyList_GET_ITEM(list, index);
-			Record record;
+			uint64_t time_ns;
 			if (!PyBytes_Check(bytes)) {
 				PyErr_SetString(PyExc_TypeError, "a record is bytes");
 				while (*count)
@@ -87,15 +97,16 @@ static Entry *ordered(Core *core, PyObject *batches, uint32_t *count)
 				free(entries);
 				return NULL;
 			}
-			int fault = parse(core, bytes, &record);
+			int fault = check(core, bytes);
 			if (fault != FAULTS) {
 				core->faults[fault]++;
 				continue;
 			}
-			if (*count && entries[*count - 1].time_ns > record.time_ns)
+			memcpy(&time_ns, PyBytes_AS_STRING(bytes) + TIME_OFFSET, sizeof(time_ns));
+			if (*count && entries[*count - 1].time_ns > time_ns)
 				sorted = false;
 			Py_INCREF(bytes);
-			entries[*count] = (Entry){record.time_ns, *count, (int)ring, bytes};
+			entries[*count] = (Entry){time_ns, *count, (int)ring, bytes};
 			++*count;
 		}
 	}
@@ -187,7 +198,7 @@ int core_run(Core *core, PyObject *batches, PyObject **result)
 	unsigned int first_type = 0;
 	int failed = 0;
 	for (uint32_t index = 0; index < count && !failed; index++) {
-		parse(core, entries[index].bytes, &record);
+		read_header(entries[index].bytes, &record);
 		record.ring = entries[index].ring;
 		if (!index) {
 			first_time = record.time_ns;

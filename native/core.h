@@ -63,7 +63,7 @@ typedef struct {
 	Count counts[TYPES];
 	uint64_t faults[FAULTS], duplicates;
 	uint64_t *sequences[RINGS]; /* by processor: the number expected next, plus one; 0 unknown */
-	Memo classes, decisions, watched;
+	Memo classes, paths, decisions, watched;
 	PyObject **verdicts; /* of decisions; NULL is "no rule" */
 	uint32_t verdict_count;
 	Process *acting;
@@ -81,10 +81,12 @@ int core_unwatched(Core *core, const Record *record);
 #ifndef DECISIONS /* a test builds with memories that are full at once */
 #define DECISIONS 32768u
 #define CLASSES 32768u
+#define PATHS 16384u
 #define WATCHED 8192u
 #endif
 #define DECISION_BYTES (4u << 20)
 #define CLASS_BYTES (6u << 20)
+#define PATHS_BYTES (2u << 20)
 #define WATCHED_BYTES (1u << 20)
 
 #endif

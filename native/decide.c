@@ -62,14 +62,19 @@ static uint32_t remembered(Core *core, const Key *key, uint64_t *hash)
 	return key->over ? 0 : memo_find(&core->classes, *hash, key->bytes, key->used);
 }
 
-static uint32_t remember(Core *core, const Key *key, uint64_t hash, uint32_t value)
+static uint32_t remember_in(Memo *memo, const Key *key, uint64_t hash, uint32_t value)
 {
 	if (!value || key->over)
 		return value;
-	if (memo_full(&core->classes, key->used))
-		memo_clear(&core->classes);
-	memo_put(&core->classes, hash, key->bytes, key->used, value); /* without memory it is asked for again */
+	if (memo_full(memo, key->used))
+		memo_clear(memo);
+	memo_put(memo, hash, key->bytes, key->used, value); /* without memory it is asked for again */
 	return value;
+}
+
+static uint32_t remember(Core *core, const Key *key, uint64_t hash, uint32_t value)
+{
+	return remember_in(&core->classes, key, hash, value);
 }
 
 /* By the literals that the path holds, however new it is. 0: only Python can tell, or an exception. */
@@ -92,13 +97,9 @@ static uint32_t class_of_texts(Core *core, const Record *record, const Part *par
 
 static uint32_t class_of_fields(Core *core, const Record *record, const Part *part, int number)
 {
+	/* Paths are forgotten apart from all else: a flood of new ones costs a look each, and Python nothing. */
+	Memo *memo = part->texts ? &core->paths : &core->classes;
 	Key key;
-	uint64_t hash;
-	if (part->texts) {
-		uint32_t held = class_of_texts(core, record, part, number);
-		if (held || PyErr_Occurred())
-			return held;
-	}
 	begin(&key, record, number);
 	for (int index = 0; index < part->count; index++) {
 		const Field *field = &part->fields[index];
@@ -107,11 +108,20 @@ static uint32_t class_of_fields(Core *core, const Record *record, const Part *pa
 		else
 			add(&key, record->data + field->offset, field->size);
 	}
-	uint32_t found = remembered(core, &key, &hash);
+	uint64_t hash = hash_bytes(core->table.seed, key.bytes, key.used);
+	uint32_t found = key.over ? 0 : memo_find(memo, hash, key.bytes, key.used);
 	if (found)
 		return found;
-	Py_INCREF(record->bytes);
-	return remember(core, &key, hash, ask(core, record, number, record->bytes));
+	if (part->texts) {
+		found = class_of_texts(core, record, part, number);
+		if (PyErr_Occurred())
+			return 0;
+	}
+	if (!found) {
+		Py_INCREF(record->bytes);
+		found = ask(core, record, number, record->bytes);
+	}
+	return remember_in(memo, &key, hash, found);
 }
 
 static uint32_t class_of_number(Core *core, const Record *record, int number, int64_t value)
@@ -241,6 +251,7 @@ void core_forget(Core *core)
 {
 	forget_verdicts(core);
 	memo_clear(&core->classes);
+	memo_clear(&core->paths);
 	memo_clear(&core->watched);
 	core->epoch++;
 	for (int type = 0; type < TYPES; type++)

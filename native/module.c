@@ -141,6 +141,7 @@ static int core_init(PyObject *self, PyObject *args, PyObject *keywords)
 	core->table.seed = seed;
 	core->epoch = 1;
 	memo_init(&core->classes, CLASSES, CLASS_BYTES);
+	memo_init(&core->paths, PATHS, PATHS_BYTES);
 	memo_init(&core->decisions, DECISIONS, DECISION_BYTES);
 	memo_init(&core->watched, WATCHED, WATCHED_BYTES);
 	core->verdicts = calloc(DECISIONS, sizeof(PyObject *));
@@ -384,13 +385,14 @@ static PyObject *core_table(PyObject *self, PyObject *unused)
 			     (unsigned long long)c->adopted, core->table.by_key.count);
 }
 
-/* How often each memory was emptied for want of room: classes, decisions, watched paths, programs. */
+/* How often each memory was emptied for want of room: classes, paths, decisions, watched paths, programs. */
 static PyObject *core_forgotten(PyObject *self, PyObject *unused)
 {
 	Core *core = (Core *)self;
 	(void)unused;
-	return Py_BuildValue("KKKK", (unsigned long long)core->classes.forgotten,
-			     (unsigned long long)core->decisions.forgotten, (unsigned long long)core->watched.forgotten,
+	return Py_BuildValue("KKKKK", (unsigned long long)core->classes.forgotten,
+			     (unsigned long long)core->paths.forgotten, (unsigned long long)core->decisions.forgotten,
+			     (unsigned long long)core->watched.forgotten,
 			     (unsigned long long)core->table.images.forgotten);
 }
 
@@ -424,6 +426,7 @@ static void core_dealloc(PyObject *self)
 	for (int ring = 0; ring < RINGS; ring++)
 		free(core->sequences[ring]);
 	memo_free(&core->classes);
+	memo_free(&core->paths);
 	memo_free(&core->decisions);
 	memo_free(&core->watched);
 	Py_XDECREF(core->hooks);

@@ -27,7 +27,7 @@ int automaton_begin(Automaton *automaton, const bool used[256], size_t bytes, bo
 			automaton->class_of[byte] = (uint8_t)automaton->columns++;
 	for (unsigned int byte = 'A'; folded && byte <= 'Z'; byte++)
 		automaton->class_of[byte] = automaton->class_of[lower(byte)];
-	if (automaton->columns > 128 || bytes >= UINT16_MAX || bytes >= CELLS_MAX / automaton->columns)
+	if (automaton->columns > 128 || bytes >= TOLD || bytes >= CELLS_MAX / automaton->columns)
 		return 1;
 	automaton->room = (uint32_t)bytes + 1;
 	automaton->states = 1;
@@ -89,6 +89,12 @@ int automaton_seal(Automaton *automaton)
 	}
 	free(queue);
 	free(fail);
+	size_t cells = (size_t)automaton->states * automaton->columns;
+	for (size_t cell = 0; cell < cells; cell++) {
+		uint32_t state = automaton->table[cell];
+		if (automaton->first[state] || automaton->suffix[state])
+			automaton->table[cell] |= TOLD;
+	}
 	return 0;
 }
 
@@ -111,6 +117,9 @@ void automaton_find(const Automaton *automaton, const unsigned char *text, size_
 	uint32_t state = 0;
 	for (size_t index = 0; index < length; index++) {
 		state = automaton->table[(size_t)state * automaton->columns + automaton->class_of[text[index]]];
+		if (!(state & TOLD))
+			continue;
+		state &= ~TOLD;
 		uint32_t at = automaton->first[state] ? state : automaton->suffix[state];
 		for (; at; at = automaton->suffix[at])
 			for (uint32_t each = automaton->first[at]; each; each = automaton->outputs[each - 1].next)

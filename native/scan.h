@@ -13,6 +13,8 @@
 
 enum Relation { EQUALS, PREFIX, SUFFIX, CONTAINS, RELATIONS };
 
+#define TOLD 0x8000u
+
 /* What is true of a text where a literal ends. */
 typedef struct {
 	uint32_t length; /* of the literal */
@@ -24,7 +26,7 @@ typedef struct {
 typedef struct {
 	uint8_t class_of[256]; /* byte -> column; 0: in no literal */
 	uint32_t columns, states, output_count, output_room, room;
-	uint16_t *table;  /* state, column -> state */
+	uint16_t *table;  /* state, column -> state, with TOLD where a literal ends there */
 	uint32_t *first;  /* state -> index of its first output, plus one */
 	uint32_t *suffix; /* state -> the longest shorter one that has outputs, or 0 */
 	Output *outputs;

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sensor.parts import OPEN, VOLATILE, Source, constant, sources
+from sensor.parts import OPEN, VOLATILE, Source, Values, constant, sources
 from sensor.pipeline import Rules
 from sensor.process.users import Users
 from sensor.rules.condition import ANYWHERE
-from sensor.rules.exact import Exact
+from sensor.rules.exact import Costly, Exact
 from sensor.rules.matcher import Matcher
 from sensor.rules.scan import Scanner
-from sensor.rules.values import item, list_item
+from sensor.rules.values import at, list_item
 from sensor.schema import BY_ID, Event
 
 #: Different sets of one part that are kept. Then all is forgotten: a set is an integer of some hundred bytes.
@@ -47,28 +47,52 @@ class _Names:
 
 @dataclass(slots=True)
 class Part:
-    """One source of an event with the scanners of those of its keys that rules look at."""
+    """One source of an event with the predicates on those of its keys that rules look at."""
 
     source: Source
-    scanners: list[tuple[str, str | None, Scanner]]  # name in what the source reads, place in a list, scanner
+    #: Name in what the source reads, place in a list, finder of the cheap ones.
+    scanners: list[tuple[str, int | None, Scanner]]
+    costly: list[tuple[int, str, int | None, Costly]] = field(default_factory=list)  # door, name, place, predicate
+    telling: int = 0  # the cheap ones that look for a text
     numbers: dict[int | None, int] = field(default_factory=dict)  # set -> class
     sets: list[int | None] = field(default_factory=lambda: [None])  # class -> set; None: only a document tells
 
     def classify(self, material: Any) -> int:
         """The class of what this part is made of."""
         made = self.source.read(material)
-        found: int | None = None
-        if made is not None:
-            found = 0
-            for name, index, scanner in self.scanners:
-                value = made.get(name)
-                if value is not None:
-                    found |= scanner.classify(value if index is None else item(value, index))
+        found = None if made is None else self._true_of(made)
         number = self.numbers.get(found)
         if number is None:
             number = self.numbers[found] = len(self.sets)
             self.sets.append(found)
         return number
+
+    def _true_of(self, made: Values) -> int:
+        found = 0
+        for name, place, scanner in self.scanners:
+            value = made.get(name)
+            if place is not None:
+                value = at(value, place)
+            known = scanner.known.get(value) if value.__class__ is str else None
+            found |= scanner.classify(value) if known is None else known
+        true = found  # of the cheap ones: what the expensive ones are guarded by
+        for door, name, place, predicate in self.costly:
+            if door < 0 or (true & door and predicate.wanted(true)):
+                value = made.get(name)
+                if predicate.holds(value if place is None else at(value, place)):
+                    found |= predicate.bit
+        return found
+
+    def guards(self) -> int | None:
+        """Of texts that none of the expensive predicates may be true of without; None where there are no such."""
+        found = 0
+        for _, _, _, predicate in self.costly:
+            for want in predicate.wants:
+                told = [need for need in want if not need & ~self.telling]
+                if not told:
+                    return None
+                found |= told[0]
+        return found
 
 
 @dataclass(slots=True)
@@ -110,14 +134,21 @@ class Classes:
         same, plan = constant(event), Plan(rules)
         owner = {key: source for source in known for key in source.names}
         wanted: dict[int, Part] = {id(source): Part(source, []) for source in known if source.needed}
+        held: dict[int, dict[str, tuple[str, int | None]]] = {}  # keys of a part: name and place
         for key in rules.fields:
-            scanner, (base, index) = rules.scanner(key), _split(key)
+            base, place = _split(key)
             source = owner.get(base)
             if source is None:  # the same for all events, or not in them at all
                 value = same.get(base)
-                plan.base |= scanner.classify(value if index is None else item(value, index))
+                plan.base |= rules.scanner(key, whole=True).classify(value if place is None else at(value, place))
             else:
-                wanted.setdefault(id(source), Part(source, [])).scanners.append((source.names[base], index, scanner))
+                wanted.setdefault(id(source), Part(source, []))
+                held.setdefault(id(source), {})[key] = source.names[base], place
+        for number, keys in held.items():
+            part = wanted[number]
+            part.scanners = [(*keys[key], rules.scanner(key)) for key in keys]
+            part.costly = [(each.door, *keys[each.field], each) for each in rules.costly(keys)]
+            part.telling = rules.telling(keys)
         plan.parts = list(wanted.values())
         return plan if len(plan.parts) <= self._parts_max else Plan(None)
 
@@ -156,7 +187,7 @@ class Classes:
         return UNDECIDED if verdict is None else verdict or None
 
 
-def _split(key: str) -> tuple[str, str | None]:
+def _split(key: str) -> tuple[str, int | None]:
     """A key, and the place in its list where it names an item of one."""
-    base, _ = list_item(key)
-    return (base, key[len(base) + 1:]) if base else (key, None)
+    base, place = list_item(key)
+    return (base, place) if base else (key, None)

@@ -257,19 +257,20 @@ def _texts(part: Part, slots: dict[str, Slot]) -> tuple[Any, ...] | None:
     Shape: (offsets of path, base and name, scans, for each atom whether it decides nothing), a scan being (view,
     atom of having a value, literals), a literal (bytes, relation, cased, atom). None where that would not be enough.
     """
-    if not part.source.walked or not part.scanners:
+    guards = part.guards()
+    if not part.source.walked or not part.scanners or guards is None:
         return None
     scans: list[tuple[int, int, tuple[Any, ...]]] = []
     opens: list[bool] = []
     for name, index, scanner in part.scanners:
-        found, view = scanner.literals(), _VIEWS.get(name.rpartition(".")[2])
+        found, view = scanner.literals(guards), _VIEWS.get(name.rpartition(".")[2])
         if found is None or view is None or index is not None:
             return None
         opens.append(False)
         scans.append((view, len(opens) - 1, tuple(
             (each.value.encode(), _RELATIONS[each.relation], each.cased, len(opens) + number)
             for number, (each, _) in enumerate(found))))
-        opens += [guards for _, guards in found]
+        opens += [guard for _, guard in found]
     offsets = [slots[field].offset if field else 0 for field in part.source.walked]
     return *offsets, tuple(scans), bytes(opens)
 

@@ -6,11 +6,12 @@ two fields) have none: they stay *open* until an event comes on which a rule han
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 from sensor.rules.condition import (
     FALSE,
+    PAIRED,
     TRUE,
     And,
     Bits,
@@ -24,11 +25,27 @@ from sensor.rules.condition import (
     all_of,
     any_of,
     negate,
+    predicates,
 )
+from sensor.rules.reference import satisfied
+from sensor.rules.values import Scalar
 from sensor.rules.valuetests import document_test
 
 Document = Mapping[str, Any]
 Test = Callable[[Document], bool]
+
+
+def settled(condition: Condition, field: str, value: Scalar) -> Condition:
+    """The same condition where *field* is known to have this one value."""
+    if isinstance(condition, And):
+        return all_of(*(settled(item, field, value) for item in condition.items))
+    if isinstance(condition, Or):
+        return any_of(*(settled(item, field, value) for item in condition.items))
+    if isinstance(condition, Not):
+        return negate(settled(condition.item, field, value))
+    if condition.field != field or isinstance(condition, PAIRED):
+        return condition
+    return TRUE if satisfied(condition, value) else FALSE
 
 
 def is_cheap(predicate: Predicate) -> bool:
@@ -52,6 +69,29 @@ def necessary(condition: Condition, bits: Mapping[Predicate, int]) -> list[int]:
         return []
     bit = bits.get(condition)
     return [] if bit is None else [1 << bit]
+
+
+def circumstances(condition: Condition, wanted: Container[Predicate], bits: Mapping[Predicate, int],
+                  above: tuple[int, ...] = ()) -> Iterator[tuple[Predicate, tuple[int, ...]]]:
+    """Where each of the *wanted* predicates stands: with sets as ``necessary`` gives them.
+
+    Where none of one set is true the predicate says nothing of the condition, whatever it comes to: something
+    that stands beside it is false.
+    """
+    if isinstance(condition, And):
+        needs = [necessary(item, bits) for item in condition.items]
+        for place, item in enumerate(condition.items):
+            if not any(each in wanted for each in predicates(item)):
+                continue
+            beside = [need for other, each in enumerate(needs) if other != place for need in each]
+            yield from circumstances(item, wanted, bits, (*above, *beside))
+    elif isinstance(condition, Or):
+        for item in condition.items:
+            yield from circumstances(item, wanted, bits, above)
+    elif isinstance(condition, Not):
+        yield from circumstances(condition.item, wanted, bits, above)
+    elif condition in wanted:
+        yield condition, above
 
 
 def residual(condition: Condition, bits: Mapping[Predicate, int]) -> Callable[[int], Condition]:
@@ -78,6 +118,9 @@ def residual(condition: Condition, bits: Mapping[Predicate, int]) -> Callable[[i
 
 
 def _every(cheap: int, rest: list[Callable[[int], Condition]]) -> Callable[[int], Condition]:
+    if not rest:
+        return lambda true: TRUE if true & cheap == cheap else FALSE
+
     def every(true: int) -> Condition:
         if true & cheap != cheap:
             return FALSE
@@ -86,13 +129,17 @@ def _every(cheap: int, rest: list[Callable[[int], Condition]]) -> Callable[[int]
             found = each(true)
             if found is FALSE:
                 return FALSE
-            left.append(found)
-        return all_of(*left)
+            if found is not TRUE:
+                left.append(found)
+        return all_of(*left) if left else TRUE
 
     return every
 
 
 def _some(cheap: int, rest: list[Callable[[int], Condition]]) -> Callable[[int], Condition]:
+    if not rest:
+        return lambda true: TRUE if true & cheap else FALSE
+
     def some(true: int) -> Condition:
         if true & cheap:
             return TRUE
@@ -101,8 +148,9 @@ def _some(cheap: int, rest: list[Callable[[int], Condition]]) -> Callable[[int],
             found = each(true)
             if found is TRUE:
                 return TRUE
-            left.append(found)
-        return any_of(*left)
+            if found is not FALSE:
+                left.append(found)
+        return any_of(*left) if left else FALSE
 
     return some
 

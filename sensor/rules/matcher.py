@@ -6,11 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sensor.rules.condition import Condition, fields
+from sensor.rules.decide import settled
 from sensor.rules.model import Rule
 from sensor.rules.program import Match, Program
 from sensor.rules.reference import routed
 
 _NOTHING: Match = ()
+
+
+def _routed(rule: Rule, action: str) -> Condition:
+    return settled(routed(rule, action), "event.action", action)
 
 
 class Matcher:
@@ -25,7 +30,7 @@ class Matcher:
         by_action: dict[str, list[tuple[Rule, Condition]]] = {}
         for rule in self.rules:
             for action in rule.events:
-                by_action.setdefault(action, []).append((rule, routed(rule, action)))
+                by_action.setdefault(action, []).append((rule, _routed(rule, action)))
         self._programs = {action: Program(pairs) for action, pairs in by_action.items()}
         self._fields = {action: frozenset(key for _, condition in pairs for key in fields(condition))
                         for action, pairs in by_action.items()}
@@ -43,7 +48,7 @@ class Matcher:
 
     def routed(self, action: str) -> list[tuple[Rule, Condition]]:
         """The rules for one event, each with what must be true of it."""
-        return [(rule, routed(rule, action)) for rule in self.rules if action in rule.events]
+        return [(rule, _routed(rule, action)) for rule in self.rules if action in rule.events]
 
     def match(self, document: Mapping[str, Any]) -> Sequence[Rule]:
         """The rules that match, in the order in which they were loaded.

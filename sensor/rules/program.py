@@ -23,7 +23,7 @@ from sensor.rules.fields import BOOLEAN_KEYS, list_keys
 from sensor.rules.guards import guarded
 from sensor.rules.model import Rule
 from sensor.rules.scan import Scanner
-from sensor.rules.values import find, item, leaves, list_item
+from sensor.rules.values import find, leaves, list_item
 
 #: The field that gates: what a rule is most often about, and takes few values on a host.
 GATE = "process.executable"
@@ -183,7 +183,7 @@ class Program:
 
     def _generate(self) -> Callable[[Document], Match]:
         names: dict[str, Any] = {
-            "none": {}, "leaves": leaves, "item": item,
+            "none": {}, "leaves": leaves,
             "decide": self._decide, "decisions": self._decisions.get,
             "context": self._context, "contexts": self._contexts.get,
         }
@@ -207,40 +207,54 @@ def _predicates_by_field(conditions: Sequence[Condition]) -> dict[str, list[Pred
 def source(fields: Sequence[str], gated: bool) -> str:
     """Python source of ``match(document)`` for these fields.
 
-    Nested mappings are fetched once. A list of one item is that item, longer ones become
+    Nested mappings and lists are fetched once. A list of one item is that item, longer ones become
     tuples, booleans their text form, so that what was seen before can be looked up.
     """
     lines, nodes = [], {"": "document"}
+    lists: dict[str, str] = {}  # key of a list -> where it was fetched to
     for number, field in enumerate(fields):
         if field == ANYWHERE:
             lines.append(f"v{number} = leaves(document)")
         else:
             *parents, last = field.split(".")
-            index = parents.pop() if list_item(field)[0] else ""
-            name, above = index or last, ".".join(parents)
-            lines += _descend(parents, nodes)
-            lines.append(f"v{number} = {nodes[above]}.get({name!r})")
-            if index:
-                place = int(last)
-                lines += [f"if v{number}.__class__ is list:",
-                          f"    v{number} = v{number}[{place}] if len(v{number}) > {place} else None",
-                          f"elif v{number} is not None:", f"    v{number} = item(v{number}, {last!r})"]
+            base, place = list_item(field)
+            if base:
+                lines += _fetch_list(parents, nodes, lists)
+                lines.append(f"v{number} = {lists[base]}[{place}] if size_{lists[base]} > {place} else None")
+            else:
+                lines += _descend(parents, nodes)
+                lines.append(f"v{number} = {nodes['.'.join(parents)]}.get({last!r})")
         if field == ANYWHERE or field in list_keys():
             lines.append(f"if v{number}.__class__ is list:")
             lines.append(f"    v{number} = v{number}[0] if len(v{number}) == 1 else tuple(v{number})")
         if field in BOOLEAN_KEYS:
             lines.append(f"v{number} = 'true' if v{number} is True else 'false' if v{number} is False else v{number}")
-    lines.append("true = 0")
+    lines += ["true = found = 0"]
     for number, field in enumerate(fields):
-        lines += [f"found = known{number}(v{number})", "if found is None:",
-                  f"    found = classify{number}(v{number})", "if found:", "    true |= found"]
-        if gated and field == GATE:
+        gate = gated and field == GATE
+        # What is not there, as most of what rules ask for, costs a comparison and no look-up.
+        lines += [f"if v{number} is not None:", f"    found = known{number}(v{number})", "    if found is None:",
+                  f"        found = classify{number}(v{number})", "    true |= found"]
+        if gate:
             values = ", ".join(f"v{each}" for each in range(len(fields)))
             lines += ["    extra = contexts(found)", "    if extra is None:",
                       "        extra = context(found)", "    if extra:", f"        true |= extra({values})"]
     lines += ["found = decisions(true)", "if found is None:", "    found = decide(true)",
               "return found if found.__class__ is tuple else found(document)"]
     return "def match(document):\n" + "\n".join(f"    {line}" for line in lines) + "\n"
+
+
+def _fetch_list(parents: list[str], nodes: dict[str, str], lists: dict[str, str]) -> list[str]:
+    """Lines that fetch a list, and its size, where they have not been fetched before."""
+    base = ".".join(parents)
+    if base in lists:
+        return []
+    *above, last = parents
+    name = lists[base] = f"l{len(lists)}"
+    return [*_descend(above, nodes), f"{name} = {nodes['.'.join(above)]}.get({last!r})",
+            f"if {name} is None:", f"    size_{name} = 0",
+            f"elif {name}.__class__ is list or {name}.__class__ is tuple:", f"    size_{name} = len({name})",
+            "else:", "    raise TypeError('no list')"]
 
 
 def _descend(parents: list[str], nodes: dict[str, str]) -> list[str]:

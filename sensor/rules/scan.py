@@ -16,7 +16,7 @@ import ahocorasick
 
 from sensor.rules.condition import Condition, Or, Predicate, Present, Relation, Text
 from sensor.rules.guards import guards_of
-from sensor.rules.values import Scalar, fold, scalars, text_of
+from sensor.rules.values import Scalar, scalars, text_of
 from sensor.rules.valuetests import value_test
 
 #: Remembered values of one field: at most this many, of at most this many characters, which is
@@ -38,6 +38,7 @@ class Scanner:
 
     def __init__(self, bits: Iterable[Bit], capacity: int = CACHE_VALUES) -> None:
         self.known: dict[object, int] = {None: 0}
+        self._smallest: list[int | None] = [None, None]  # of 0 and 1: to ``known`` they would be False and True
         self.forgotten = 0  # times that the cache was emptied
         self._capacity = capacity
         self._present = 0
@@ -59,27 +60,17 @@ class Scanner:
         # Nearly no value passes any guard: one look at all of them first.
         self._door = functools.reduce(or_, (masks[0] for _, masks, _ in self._guarded), 0)
         self._texts = [*folded, *cased]
-        # Guards that have no literal to look for: true of every text, or of other things than text.
-        self._vague = ~sum(bit for bit, text in self._texts if text.value)
         self._folded = _Literals(folded) if folded else None
         self._cased = _Literals(cased) if cased else None
 
-    def literals(self) -> list[tuple[Text, bool]] | None:
+    def literals(self, guards: int) -> list[tuple[Text, bool]] | None:
         """What decides on an ASCII text: those of its predicates that look for ASCII literals.
 
-        With each whether a predicate that is no such one may be true only where it is. None where there are
-        predicates that these say nothing of.
+        With each whether it is one of *guards*. None where there are predicates that these say nothing of.
         """
-        if self._rest:
+        if self._rest or self._guarded:
             return None
-        found = {bit: text for bit, text in self._texts if text.value and text.value.isascii()}
-        guards = 0
-        for _, masks, _ in self._guarded:
-            told = [mask for mask in masks if not mask & self._vague]
-            if not told:
-                return None
-            guards |= max(told, key=lambda mask: min(len(text.value) for bit, text in self._texts if bit & mask))
-        return [(text, bool(guards & bit)) for bit, text in found.items()]
+        return [(text, bool(guards & bit)) for bit, text in self._texts if text.value and text.value.isascii()]
 
     def classify(self, value: object) -> int:
         """The set of true predicates of whatever stands at the field's key."""
@@ -88,10 +79,13 @@ class Scanner:
             if len(value) <= CACHE_CHARACTERS:
                 self._remember(value, found)
             return found
-        if type(value) is int and value > 1:
-            found = self._one(value)
-            self._remember(value, found)
-            return found
+        if type(value) is int:
+            if value > 1:
+                found = self._one(value)
+                self._remember(value, found)
+                return found
+            if value >= 0:
+                return self._small(value)
         items = scalars(value)
         found = 0
         for item in items:
@@ -101,6 +95,11 @@ class Scanner:
                 and sum(map(len, value)) <= CACHE_CHARACTERS):
             self._remember(value, found)
         return found
+
+    def _small(self, value: int) -> int:
+        if self._smallest[value] is None:
+            self._smallest[value] = self._one(value)
+        return self._smallest[value] or 0
 
     def _remember(self, value: object, found: int) -> None:
         if len(self.known) >= self._capacity:
@@ -113,7 +112,7 @@ class Scanner:
         found = self._present
         text = value if value.__class__ is str else text_of(value)
         if self._folded is not None:
-            found |= self._folded.find(fold(text))
+            found |= self._folded.find(text.casefold())
         if self._cased is not None:
             found |= self._cased.find(text)
         for bit, test in self._rest:

@@ -87,12 +87,14 @@ def find(document: Mapping[str, Any], field: str) -> object:
 
 def item(value: object, last: str) -> object:
     """What the last part of a key names: a key of a mapping, or a place in a list. None where there is nothing."""
-    if isinstance(value, Mapping):
-        return value.get(last)
-    if isinstance(value, (list, tuple)) and _PLACE.fullmatch(last):
-        index = int(last)
-        return value[index] if index < len(value) else None
-    return None
+    if isinstance(value, (list, tuple)):
+        return at(value, int(last)) if _PLACE.fullmatch(last) else None
+    return value.get(last) if isinstance(value, Mapping) else None
+
+
+def at(value: object, place: int) -> object:
+    """What stands at a place of a list; None where there is nothing, or no list."""
+    return value[place] if isinstance(value, (list, tuple)) and place < len(value) else None
 
 
 def list_item(field: str) -> tuple[str, int]:
