@@ -29,6 +29,7 @@ from sensor.rules.model import Options, RuleSet
 
 #: Longer than the CPU time: the machine has other work. The supervisor waits 60 s for an engine that starts.
 WALL_SECONDS = 45.0
+_PATIENCE = 4  # times as long for a polite one: nobody waits for it, and it lets everybody else go first
 _MESSAGE = 4096  # characters of an error that are shown
 _REFUSED = 2  # exit status: the output is a message
 _NICE = 5  # events come first
@@ -91,7 +92,8 @@ class Child:
         finally:
             if job >= 0:
                 os.close(job)
-        self._deadline = time.monotonic() + WALL_SECONDS
+        self._limit = WALL_SECONDS * (_PATIENCE if polite else 1)
+        self._deadline = time.monotonic() + self._limit
 
     @property
     def ended(self) -> bool:
@@ -104,14 +106,14 @@ class Child:
         return time.monotonic() > self._deadline
 
     def result(self, seconds: float | None = None) -> bytes:
-        """What it made, for plain.load; waits at most so long, WALL_SECONDS if not said. Closes everything.
+        """What it made, for plain.load; waits at most so long, as long as it may take if not said. Closes everything.
 
         Raises:
             UsageError: It refused the rules, or ended in any other way. Interrupted is one of them.
         """
         status: int | None = None
         try:
-            status = self._process.wait(WALL_SECONDS if seconds is None else seconds)
+            status = self._process.wait(self._limit if seconds is None else seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -119,7 +121,7 @@ class Child:
         os.close(self._output)
         if status == 0:
             return data
-        raise _failure(status, data)
+        raise _failure(status, data, self._limit)
 
 
 def compile_rules(gathered: Gathered, options: Options, starter: Starter | None = None) -> tuple[RuleSet, bytes]:
@@ -141,11 +143,11 @@ def checked(data: bytes) -> RuleSet:
     return rules
 
 
-def _failure(status: int | None, data: bytes) -> UsageError:
+def _failure(status: int | None, data: bytes, limit: float) -> UsageError:
     if status == _REFUSED:
         return UsageError(terminal_safe(data.decode("utf-8", "replace")[:_MESSAGE]))
     if status is None:
-        return Interrupted(f"reading the rules took more than {WALL_SECONDS:.0f} s")
+        return Interrupted(f"reading the rules took more than {limit:.0f} s")
     if status == -signal.SIGKILL:
         return Interrupted("the process that read the rules was killed: was there too little memory?")
     if status == -signal.SIGXCPU:

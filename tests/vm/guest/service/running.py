@@ -120,7 +120,7 @@ def _own() -> int:
 def _reload(ctx: Context, said: str) -> bool:
     ctx.journal.mark()
     done = host.sh("systemctl", "reload", "sensor")
-    return done.returncode == 0 and ctx.journal.says(said, 60)
+    return done.returncode == 0 and ctx.journal.says(said, 200)
 
 
 def reload(ctx: Context) -> None:
