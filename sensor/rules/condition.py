@@ -27,6 +27,8 @@ class Relation(Enum):
     SUFFIX = "ends with"
     CONTAINS = "contains"
 
+    __hash__ = object.__hash__  # each is there once; Enum's own is a call of Python for every look-up of a predicate
+
 
 class Order(Enum):
     """How a field's number relates to the number of a rule."""

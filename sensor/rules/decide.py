@@ -7,6 +7,7 @@ two fields) have none: they stay *open* until an event comes on which a rule han
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
+from operator import is_
 from typing import Any
 
 from sensor.rules.condition import (
@@ -37,10 +38,11 @@ Test = Callable[[Document], bool]
 
 def settled(condition: Condition, field: str, value: Scalar) -> Condition:
     """The same condition where *field* is known to have this one value."""
-    if isinstance(condition, And):
-        return all_of(*(settled(item, field, value) for item in condition.items))
-    if isinstance(condition, Or):
-        return any_of(*(settled(item, field, value) for item in condition.items))
+    if isinstance(condition, (And, Or)):
+        items = tuple(settled(item, field, value) for item in condition.items)
+        if all(map(is_, items, condition.items)):
+            return condition
+        return all_of(*items) if isinstance(condition, And) else any_of(*items)
     if isinstance(condition, Not):
         return negate(settled(condition.item, field, value))
     if condition.field != field or isinstance(condition, PAIRED):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import is_
 
 from sensor.rules.condition import (
     And,
@@ -36,10 +38,11 @@ _SET = re.compile(r"\^?\]?(?:[^\[\]\\]|\\[^A-Za-z0-9]|\\[sSdDwW])*\]", re.ASCII)
 
 def guarded(condition: Condition) -> Condition:
     """The same condition with a guard before each wildcard and regular expression."""
-    if isinstance(condition, And):
-        return all_of(*map(guarded, condition.items))
-    if isinstance(condition, Or):
-        return any_of(*map(guarded, condition.items))
+    if isinstance(condition, (And, Or)):
+        items = tuple(map(guarded, condition.items))
+        if all(map(is_, items, condition.items)):
+            return condition
+        return all_of(*items) if isinstance(condition, And) else any_of(*items)
     if isinstance(condition, Not):
         return negate(guarded(condition.item))
     if isinstance(condition, (Wildcard, Regex)):
@@ -69,6 +72,7 @@ def _regex_guards(predicate: Regex) -> list[Condition]:
     return [any_of(*(Text(predicate.field, Relation.CONTAINS, text) for text in sorted(literals)))]
 
 
+@lru_cache(maxsize=4096)
 def necessary_literals(pattern: str) -> frozenset[str]:
     """Folded texts of which at least one is in every text that the expression is found in.
 
