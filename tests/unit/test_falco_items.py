@@ -108,6 +108,12 @@ def test_enabled_switches_rules() -> None:
     assert load(made, "- rule: A rule\n  enabled: false\n  override: {enabled: replace}\n") == []
 
 
+def test_a_rule_that_is_only_named_again_is_refused() -> None:
+    """And takes the earlier one along: nobody knows what was meant to be changed."""
+    (said,) = reasons(rule_text("evt.type = execve"), "- rule: A rule\n")
+    assert "condition: text expected" in said
+
+
 EXCEPTIONS = """exceptions:
 - name: pairs
   fields: [proc.name, proc.args]

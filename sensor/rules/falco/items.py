@@ -201,7 +201,7 @@ def _take_rule(item: Map, name: str, path: str, into: Collected) -> None:
             if key in item:
                 _change(before, item, key, append=mode == "append")
         return
-    if set(item) <= {"rule", "enabled"} and before is not None:
+    if set(item) == {"rule", "enabled"} and before is not None:
         before.enabled = _boolean(item, "enabled")
         return
     # The last definition is where people look for the rule.
