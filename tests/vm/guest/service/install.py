@@ -50,6 +50,7 @@ def install(ctx: Context) -> None:
     ctx.checks.equal("systemd has nothing to say about the units", (0, ""), (verify.returncode, said))
     ctx.checks.equal("an installation starts nothing", "inactive/dead", host.state())
     Path("/etc/sensor/sensor.yaml").write_text(EDITED)
+    host.patience()
     ctx.programs = host.programs()
 
 
