@@ -27,21 +27,25 @@ def compile_pattern(pattern: str, flags: str = "") -> Callable[[str], bool]:
 
     ``flags``: ``i`` no case, ``m`` ``^`` and ``$`` at lines, ``s`` ``.`` takes a newline too.
     """
+    search = expression(pattern, flags).search
+    return lambda text: search(plain(text)) is not None
+
+
+def expression(pattern: str, flags: str = "") -> Any:
+    """RE2's own object, which knows nothing of lone surrogates. Raises BadPattern."""
     if len(pattern) > MAX_PATTERN:
         raise BadPattern(f"longer than {MAX_PATTERN} characters")
     options = re2.Options()
     options.max_mem = MAX_MEMORY
     options.log_errors = False
     try:
-        compiled: Any = re2.compile(f"(?{flags}){pattern}" if flags else pattern, options)
+        return re2.compile(f"(?{flags}){pattern}" if flags else pattern, options)
     except re2.error as error:
         reason = error.args[0] if error.args else "refused"
         text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
         raise BadPattern(text) from error
     except UnicodeEncodeError as error:
         raise BadPattern("a lone surrogate is no text") from error
-    search = compiled.search
-    return lambda text: search(plain(text)) is not None
 
 
 def wildcard_pattern(parts: tuple[str | Glob, ...]) -> str:

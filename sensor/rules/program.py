@@ -223,7 +223,7 @@ def source(fields: Sequence[str], gated: bool) -> str:
                 lines.append(f"v{number} = {lists[base]}[{place}] if size_{lists[base]} > {place} else None")
             else:
                 lines += _descend(parents, nodes)
-                lines.append(f"v{number} = {nodes['.'.join(parents)]}.get({last!r})")
+                lines.append(f"v{number} = {_fetch(nodes['.'.join(parents)], last, 'None', len(parents))}")
         if field == ANYWHERE or field in list_keys():
             lines.append(f"if v{number}.__class__ is list:")
             lines.append(f"    v{number} = v{number}[0] if len(v{number}) == 1 else tuple(v{number})")
@@ -265,5 +265,11 @@ def _descend(parents: list[str], nodes: dict[str, str]) -> list[str]:
         if path not in nodes:
             nodes[path] = f"n{len(nodes)}"
             above = nodes[".".join(parents[: depth - 1])]
-            lines.append(f"{nodes[path]} = {above}.get({parents[depth - 1]!r}, none)")
+            lines.append(f"{nodes[path]} = {_fetch(above, parents[depth - 1], 'none', depth - 1)}")
     return lines
+
+
+def _fetch(above: str, key: str, default: str, depth: int) -> str:
+    """An expression for a key; what is far down is often not there, mapping and all."""
+    found = f"{above}.get({key!r})" if default == "None" else f"{above}.get({key!r}, {default})"
+    return f"{found} if {above} else {default}" if depth > 1 else found

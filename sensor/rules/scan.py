@@ -20,9 +20,9 @@ from sensor.rules.values import Scalar, scalars, text_of
 from sensor.rules.valuetests import value_test
 
 #: Remembered values of one field: at most this many, of at most this many characters, which is
-#: 4 MB where every one is new and long. Then all are forgotten; a flood of unique values makes
+#: 2 MB where every one is new and long. Then all are forgotten; a flood of unique values makes
 #: that happen several times a second and costs no more than it would without any memory.
-CACHE_VALUES = 8_192
+CACHE_VALUES = 4_096
 CACHE_CHARACTERS = 512
 
 Bit = tuple[int, Predicate]

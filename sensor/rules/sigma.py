@@ -17,7 +17,7 @@ from sigma.exceptions import SigmaError
 from sigma.filters import SigmaFilter
 from sigma.rule import SigmaLogSource, SigmaRule
 
-from sensor.rules import auditd, fields
+from sensor.rules import auditd, fields, sigma_regex
 from sensor.rules.condition import Condition, all_of, any_of
 from sensor.rules.model import Options, Refused, Rule, Unsupported
 from sensor.rules.sigma_convert import Converter, Resolve, Unusable, check_nesting, text_condition
@@ -25,6 +25,8 @@ from sensor.rules.sigma_lines import broken_line, field_line, first_line
 from sensor.rules.yamlsafe import Map
 
 __all__ = ["Filter", "Reading", "read", "read_filter", "text_condition"]
+
+sigma_regex.install()
 
 MAX_CONDITION = 4096  # characters; the parser's time grows with them, and people write 200
 

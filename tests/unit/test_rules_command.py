@@ -89,6 +89,18 @@ def test_control_characters_of_a_rule_never_reach_the_terminal(capsys, folder):
     assert "\\x1b[2Jb" in err
 
 
+def test_libraries_say_nothing_of_a_rule_beside_us(capfd, tmp_path):
+    """RE2 used to write a wrong expression to standard error as it stood, escape sequences too."""
+    (tmp_path / "a.yml").write_text(
+        "title: A\nlogsource: {product: linux, category: process_creation}\n"
+        'detection:\n  s: {User|re: "\\e]0;x(a))*"}\n  condition: s\n')
+    status, out, err = run(capfd, "check", tmp_path)
+    assert (status, err) == (2, "")
+    assert "a.yml:4" in out
+    assert "unexpected )" in out
+    assert "\x1b" not in out
+
+
 def test_test_runs_samples(capsys, folder):
     """Passed is 0; a failed sample 1; a refused one 2; missing ones are reported, and fail if strict."""
     assert run(capsys, "test", "--strict", folder)[0] == 0
