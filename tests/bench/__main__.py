@@ -6,5 +6,9 @@ import sys
 
 from tests.bench import bench_breaker, bench_cost, bench_ring, bench_rules
 
+#: What the benchmark of rules alone understands; the others are for both: --events, --recording, --rules, --cache.
+_RULES_ONLY = ("--record", "--generated")
+
 if __name__ == "__main__":
-    sys.exit(bench_rules.main() or bench_ring.main([]) or bench_cost.main() or bench_breaker.main())
+    both = [each for each in sys.argv[1:] if each not in _RULES_ONLY]
+    sys.exit(bench_rules.main() or bench_ring.main(both) or bench_cost.main() or bench_breaker.main())
