@@ -7,6 +7,7 @@ reads its first setting, rule or record.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -121,7 +122,8 @@ class Engine:
         if opened.confined:
             self._confine()
         self._facts = Facts()
-        self._load = RuleLoad(opened.rules, self._settings.rules, RuleCache(opened.cache), opened.state, opened.starter)
+        self._load = RuleLoad(opened.rules, self._settings.rules, RuleCache(opened.cache), opened.state, opened.starter,
+                              self._beat)
         self._facts.cache = self._load.cache.counts
         self._again = False  # a reload was asked for while one was under way
         self._next_look = time.monotonic() + self._settings.rules.watch_seconds
@@ -131,7 +133,7 @@ class Engine:
                                   self._settings.rules.budget_alerts))
         self._content = running.Part(opened.selection, opened.rules, self._settings,
                                      RuleLoad(opened.rules, self._settings.rules, self._load.cache, opened.state,
-                                              opened.starter),
+                                              opened.starter, self._beat),
                                      channel.send, self._say)
         ready = self._content.first(self._load)
         self._tell_rules(ready)
@@ -155,6 +157,11 @@ class Engine:
         return (self._arguments.events or self._settings.events) == "all"
 
     # --- settings and rules -------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        """Say that this is alive, though it sees nothing yet."""
+        with contextlib.suppress(OSError):  # the supervisor's end is noticed where its answer is waited for
+            self._channel.send(control.beat(0), socket.MSG_DONTWAIT)
 
     def _read_settings(self) -> config.Settings:
         if self._opened.config is None:

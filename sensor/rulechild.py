@@ -27,9 +27,10 @@ from sensor.rules import plain
 from sensor.rules.files import Gathered
 from sensor.rules.model import Options, RuleSet
 
-#: Longer than the CPU time: the machine has other work. The supervisor waits 60 s for an engine that starts.
-WALL_SECONDS = 45.0
-_PATIENCE = 4  # times as long for a polite one: nobody waits for it, and it lets everybody else go first
+#: Much longer than the CPU time: the machine has other work, most of all while it boots.
+WALL_SECONDS = 120.0
+_PATIENCE = 2  # times as long for a polite one: nobody waits for it, and it lets everybody else go first
+_WAITING_SECONDS = 5.0  # between two signs of life
 _MESSAGE = 4096  # characters of an error that are shown
 _REFUSED = 2  # exit status: the output is a message
 _NICE = 5  # events come first
@@ -105,18 +106,28 @@ class Child:
         """Whether it takes too long."""
         return time.monotonic() > self._deadline
 
-    def result(self, seconds: float | None = None) -> bytes:
-        """What it made, for plain.load; waits at most so long, as long as it may take if not said. Closes everything.
+    def result(self, seconds: float | None = None, waiting: Callable[[], None] = lambda: None) -> bytes:
+        """What it made, for plain.load. Closes everything.
+
+        Args:
+            seconds: Waits at most so long; as long as it may take, if not said.
+            waiting: Called now and then meanwhile: somebody may take who waits here for dead.
 
         Raises:
             UsageError: It refused the rules, or ended in any other way. Interrupted is one of them.
         """
         status: int | None = None
-        try:
-            status = self._process.wait(self._limit if seconds is None else seconds)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end = time.monotonic() + (self._limit if seconds is None else seconds)
+        while status is None:
+            left = end - time.monotonic()
+            try:
+                status = self._process.wait(max(0.0, min(left, _WAITING_SECONDS)))
+            except subprocess.TimeoutExpired:
+                if left <= _WAITING_SECONDS:
+                    self._process.kill()
+                    self._process.wait()
+                    break
+                waiting()
         data = os.pread(self._output, plain.MAX_BYTES + 1, 0)
         os.close(self._output)
         if status == 0:
@@ -124,12 +135,13 @@ class Child:
         raise _failure(status, data, self._limit)
 
 
-def compile_rules(gathered: Gathered, options: Options, starter: Starter | None = None) -> tuple[RuleSet, bytes]:
+def compile_rules(gathered: Gathered, options: Options, starter: Starter | None = None,
+                  waiting: Callable[[], None] = lambda: None) -> tuple[RuleSet, bytes]:
     """Start one, wait for it, and check what it made: the rules, and the data that they were read from.
 
     Raises UsageError.
     """
-    data = Child(gathered, options, polite=False, starter=starter).result()
+    data = Child(gathered, options, polite=False, starter=starter).result(waiting=waiting)
     return checked(data), data
 
 

@@ -51,13 +51,14 @@ class Ready:
 class RuleLoad:
     """Loads rules, the first time at once and later while events go on.
 
-    ``start`` begins a load, ``step`` carries it on whenever it is called, until it gives something.
+    ``start`` begins a load, ``step`` carries it on whenever it is called, until it gives something. *waiting* is
+    called now and then while the first one is waited for.
     """
 
     def __init__(self, files: RuleFiles, settings: config.Rules, cache: RuleCache, state: Path | None = None,
-                 starter: Starter | None = None) -> None:
+                 starter: Starter | None = None, waiting: Callable[[], None] = lambda: None) -> None:
         self._files, self._settings, self.cache, self._state = files, settings, cache, state
-        self._starter = starter
+        self._starter, self._waiting = starter, waiting
         self._options = Options(settings.placeholders, settings.pipelines)
         self._key = ""
         self._child: Child | None = None
@@ -87,7 +88,7 @@ class RuleLoad:
         rules = self.cache.get(self._key)
         if rules is None:
             try:
-                rules, data = compile_rules(gathered, self._options, self._starter)
+                rules, data = compile_rules(gathered, self._options, self._starter, self._waiting)
             except NoChild as error:
                 say(f"{error}; they are read by the engine itself")
                 from sensor.rules import content

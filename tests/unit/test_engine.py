@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sensor import rulechild, switches
+from sensor import control, rulechild, switches
 from sensor.arguments import Arguments
 from sensor.engine import Engine, _Opened
 from sensor.errors import SensorError
@@ -91,6 +91,15 @@ def test_a_scrape_that_waited_for_the_engine_is_answered(tmp_path: Path, monkeyp
     for root in (files.default, *files.named):
         os.close(root.fd)
     assert answers == ["", "the probes are being loaded", True]
+
+
+def test_an_engine_that_waits_for_its_rules_says_that_it_is_alive(tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor would take it for dead: on a host that boots, reading the rules may take a minute."""
+    monkeypatch.setattr(rulechild, "_WAITING_SECONDS", 0.02)
+    write(tmp_path, 1, "one")
+    with started(tmp_path) as engine:
+        assert control.kind_of(engine.theirs.recv(control.PACKET_BYTES)) == control.MAGIC_BEAT  # type: ignore[attr-defined]
 
 
 def reload(engine: Engine) -> None:
