@@ -77,7 +77,7 @@ def chunks(path: str, reader: Reader, rules: Sequence[Rule], workers: int | None
     if workers is None:
         workers = min(len(os.sched_getaffinity(0)), _MOST_WORKERS, groups // _GROUPS_PER_WORKER)
     job = _Job(path, reader.kind, reader.line_bytes, tuple(rules))
-    return _accounted(_parallel(job, groups, workers) if workers > 1 else _run(job, range(groups)), path, reader)
+    return _accounted(_parallel(job, groups, workers) if workers > 1 else _alone(job, range(groups)), path, reader)
 
 
 def alerts(path: str, reader: Reader, rules: Sequence[Rule],
@@ -127,8 +127,8 @@ def groups_of(path: str) -> int | None:
         return None
 
 
-def _run(job: _Job, groups: Sequence[int]) -> Iterator[Chunk]:
-    """The chunks of some row groups, in this process."""
+def _run(job: _Job, groups: Sequence[int]) -> Iterator[Chunk | None]:
+    """The chunks of some row groups, in this process, and None after each group."""
     import pyarrow as pa
 
     from sensor import parquet
@@ -137,9 +137,14 @@ def _run(job: _Job, groups: Sequence[int]) -> Iterator[Chunk]:
         run = _Run(job)
         for group in groups:
             yield from run.group(group)
+            yield None
     except (pa.ArrowException, parquet.Damaged, OSError, ValueError) as error:
         # What came before it in the same batch of rows is lost, too.
         yield Chunk(damage=str(error).partition("\n")[0][:200] or type(error).__name__)
+
+
+def _alone(job: _Job, groups: Sequence[int]) -> Iterator[Chunk]:
+    return (chunk for chunk in _run(job, groups) if chunk is not None)
 
 
 class _Run:
@@ -291,9 +296,7 @@ def _work(connection: Connection, job: _Job, groups: Sequence[int]) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (_WORKER_BYTES, hard))
     pa.set_cpu_count(1)
     try:
-        for group in groups:
-            for chunk in _run(job, [group]):
-                connection.send(chunk)
-            connection.send(None)
+        for chunk in _run(job, groups):
+            connection.send(chunk)
     except (BrokenPipeError, KeyboardInterrupt):
         pass  # nobody wants the rest
