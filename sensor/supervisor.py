@@ -174,7 +174,9 @@ class Supervisor:
                    "guard": self._oversight.healthy, "search": self._oversight.end_search,
                    "content": self._watch_content, **self._vigil.actions}
         for name in [name for name, at in self._deadlines.items() if at <= now]:
-            at = self._deadlines.pop(name)
+            at = self._deadlines.pop(name, None)
+            if at is None:  # what was due before it has ended it, as a detachment ends the watch over probes
+                continue
             if name == "silent" and now - at > OWN_DELAY_SECONDS:
                 self._expect()
                 continue

@@ -120,6 +120,16 @@ def test_passive_mode_stays_up_under_a_service_manager(
     assert "passive" in capsys.readouterr().err
 
 
+def test_what_a_deadline_ends_is_due_no_more(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two are due at once, and the first detaches the probes, which ends the watch over them."""
+    monkeypatch.setattr(supervisor._oversight, "healthy", lambda: supervisor._deadlines.pop("search"))
+    monkeypatch.setattr(supervisor._oversight, "end_search", lambda: pytest.fail("it was ended"))
+    for name in ("guard", "search"):
+        supervisor._after(name, 0.0)
+    supervisor._due()
+    assert supervisor._deadlines == {}
+
+
 @pytest.mark.contract("panic-5b")
 def test_descriptors_are_closed_when_the_load_is_let_go(supervisor: Supervisor) -> None:
     """Detaching is closing: none of the descriptors survives it."""
