@@ -90,7 +90,7 @@ int memo_put(Memo *memo, uint64_t hash, const void *key, size_t length, uint32_t
 {
 	if ((!memo->slots || (memo->count + 1) * 2 > memo->mask + 1) && grow_slots(memo) < 0)
 		return -1;
-	if (memo->used + length > memo->room && grow_arena(memo, memo->used + length) < 0)
+	if ((!memo->arena || memo->used + length > memo->room) && grow_arena(memo, memo->used + length) < 0)
 		return -1;
 	Slot slot = {hash, (uint32_t)memo->used, (uint32_t)length, value};
 	memcpy(memo->arena + memo->used, key, length);

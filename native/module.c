@@ -2,12 +2,13 @@
  *
  * sensor._speed: the hot path of the engine (sensor/speed.py), optional.
  */
+#include "columns.h"
 #include "core.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define INTERFACE 2 /* as in sensor/speed.py */
+#define INTERFACE 3 /* as in sensor/speed.py */
 
 static int number(PyObject *mapping, const char *name, uint32_t *value)
 {
@@ -463,11 +464,15 @@ static PyType_Spec spec = {"sensor._speed.Core", sizeof(Core), 0, Py_TPFLAGS_DEF
 static int module_exec(PyObject *module)
 {
 	PyObject *type = PyType_FromSpec(&spec);
-	int failed = !type || PyModule_AddObjectRef(module, "Core", type) < 0 ||
+	PyObject *finder = PyType_FromSpec(&finder_spec);
+	int failed = !type || !finder || PyModule_AddObjectRef(module, "Core", type) < 0 ||
+		     PyModule_AddObjectRef(module, "Finder", finder) < 0 ||
 		     PyModule_AddIntConstant(module, "PARTS_MAX", PARTS_MAX) < 0 ||
+		     PyModule_AddIntConstant(module, "SETS", finder_sets) < 0 ||
 		     PyModule_AddIntConstant(module, "TYPES", TYPES) < 0 ||
 		     PyModule_AddIntConstant(module, "INTERFACE", INTERFACE) < 0;
 	Py_XDECREF(type);
+	Py_XDECREF(finder);
 	return failed ? -1 : 0;
 }
 
@@ -478,6 +483,7 @@ static struct PyModuleDef definition = {
 	.m_name = "sensor._speed",
 	.m_doc = "The hot path of the engine in C; sensor.speed is its other half.",
 	.m_size = 0,
+	.m_methods = rows_methods,
 	.m_slots = module_slots,
 };
 

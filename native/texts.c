@@ -46,8 +46,7 @@ static int literal_of(Literal *literal, PyObject *row, uint32_t atoms)
 	return -1;
 }
 
-/* Those literals of a scan that are cased, or those that are not. 1: too many. */
-static int build(Automaton *automaton, PyObject *rows, bool cased, uint32_t atoms)
+int literals_build(Automaton *automaton, PyObject *rows, bool cased, uint32_t atoms)
 {
 	bool used[256] = {false};
 	size_t bytes = 0;
@@ -94,8 +93,8 @@ static int scan_of(Scan *scan, PyObject *row, uint32_t atoms)
 	}
 	scan->view = (int)view;
 	scan->present = (uint16_t)present;
-	int failed = build(&scan->folded, rows, false, atoms);
-	return failed ? failed : build(&scan->cased, rows, true, atoms);
+	int failed = literals_build(&scan->folded, rows, false, atoms);
+	return failed ? failed : literals_build(&scan->cased, rows, true, atoms);
 }
 
 Texts *texts_make(PyObject *row, bool *failed)
@@ -137,10 +136,10 @@ Texts *texts_make(PyObject *row, bool *failed)
 
 /* --- looked at --------------------------------------------------------------------------------------- */
 
-static void hit(void *to, uint16_t atom)
+void hits_add(void *to, uint16_t atom)
 {
 	Hits *hits = to;
-	if (hits->opens[atom])
+	if (hits->opens && hits->opens[atom])
 		hits->open = true;
 	int at = hits->count;
 	while (at && hits->atoms[at - 1] > atom)
@@ -274,10 +273,10 @@ void texts_look(const Texts *texts, const Record *record, Hits *hits)
 		Span text = view_of(path, scan->view);
 		if (!text.length)
 			continue;
-		hit(hits, scan->present);
+		hits_add(hits, scan->present);
 		if (scan->folded.table)
-			automaton_find(&scan->folded, text.at, text.length, hit, hits);
+			automaton_find(&scan->folded, text.at, text.length, hits_add, hits);
 		if (scan->cased.table)
-			automaton_find(&scan->cased, text.at, text.length, hit, hits);
+			automaton_find(&scan->cased, text.at, text.length, hits_add, hits);
 	}
 }

@@ -35,9 +35,13 @@ typedef struct {
 	uint16_t atoms[HITS_MAX]; /* rising */
 	int count;
 	bool open; /* only Python can tell */
-	const bool *opens;
+	const bool *opens; /* by atom, or NULL: all of them decide */
 } Hits;
 
+/* Take an atom: what an automaton calls. */
+void hits_add(void *to, uint16_t atom);
+/* Of literals, rows of (bytes, relation, cased, atom), those that are cased or those that are not. 1: too many. */
+int literals_build(Automaton *automaton, PyObject *rows, bool cased, uint32_t atoms);
 /* From (path, base, name, scans, open): see sensor/speed.py. NULL with *failed, or where there is too much of it. */
 Texts *texts_make(PyObject *row, bool *failed);
 void texts_free(Texts *texts);

@@ -7,7 +7,12 @@ needed, no numpy, and it is imported where it is used because it is optional.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any
+
+#: Between the items of a list that is looked up as one text. Arguments of a program can't hold it.
+_SEPARATOR = "\0"
 
 
 def kind_of(column_type: Any) -> type | None:
@@ -17,61 +22,142 @@ def kind_of(column_type: Any) -> type | None:
     if pa.types.is_dictionary(column_type):
         return str if pa.types.is_string(column_type.value_type) else None
     if pa.types.is_list(column_type):
-        return list if pa.types.is_string(column_type.value_type) else None
+        return list if kind_of(column_type.value_type) is str else None
     kinds: dict[Any, type] = {pa.string(): str, pa.int64(): int, pa.bool_(): bool}
     return kinds.get(column_type)
 
 
 def distinct(array: Any) -> tuple[list[Any], Any]:
-    """Distinct values of an array of such a type, None for null, and the codes of its rows.
-
-    The codes are an int32 array without nulls, as long as *array*. A value may be there twice if the
-    array's own dictionary has it twice.
+    """Distinct values of an array of such a type, None for null, and the codes of its rows, as ``split``.
 
     Raises:
         ValueError: A text is no UTF-8.
     """
+    values, codes = split(array)
+    return values.to_pylist(), codes
+
+
+def split(array: Any) -> tuple[Any, Any]:
+    """Distinct values of an array of such a type, null among them where it occurs, and the codes of its rows.
+
+    The codes are an int32 array without nulls, as long as *array*. A value may be there twice if the
+    array's own dictionary has it twice.
+    """
     import pyarrow as pa
 
+    if array.null_count == len(array):
+        return array[:1], zeros(len(array))
     if pa.types.is_list(array.type):
-        return _distinct_lists(array)
+        return _split_lists(array)
     if pa.types.is_dictionary(array.type):
         # Of the dictionary only what these rows use: it is the whole row group's.
         used = array.indices.dictionary_encode(null_encoding="encode")
-        return array.dictionary.take(used.dictionary).to_pylist(), used.indices
+        return array.dictionary.take(used.dictionary), used.indices
     encoded = array.dictionary_encode(null_encoding="encode")
-    return encoded.dictionary.to_pylist(), encoded.indices
+    return encoded.dictionary, encoded.indices
 
 
-def _distinct_lists(array: Any) -> tuple[list[Any], Any]:
+def folded_type() -> Any:
+    """The type of lists of texts that are folded into a dictionary."""
     import pyarrow as pa
 
-    ends = integers(array.offsets)
-    first = ends[0]
-    items, codes = distinct(array.values.slice(first, ends[-1] - first))
-    flat = integers(codes)
-    present = array.is_valid().to_pylist() if array.null_count else None
-    values: list[Any] = []
-    found: dict[tuple[int, ...] | None, int] = {}
-    places = []
-    for row in range(len(array)):
-        key = None if present and not present[row] else tuple(flat[ends[row] - first:ends[row + 1] - first])
-        place = found.get(key)
-        if place is None:
-            place = found[key] = len(values)
-            values.append(None if key is None else [items[code] for code in key])
-        places.append(place)
-    return values, pa.array(places, pa.int32())
+    return pa.list_(pa.dictionary(pa.int32(), pa.string()))
+
+
+def folded(lists: Any) -> Any:
+    """Lists of texts with a dictionary."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if lists.type == folded_type():
+        return lists
+    offsets = pc.add(lists.offsets, number(0))  # of their own, where these lists are a slice
+    return pa.ListArray.from_arrays(offsets, lists.values.dictionary_encode(), mask=lists.is_null())
+
+
+def one_piece(chunks: Any) -> Any:
+    """The array that chunks are together."""
+    return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
+
+
+def take(column: Any, rows: Any) -> Any:
+    """An array of some rows of a column, by their numbers, ascending; folded lists in chunks are unfolded."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not isinstance(column, pa.ChunkedArray):
+        return column.take(rows)
+    start, done, found, numbers = 0, 0, [], view(rows)
+    for chunk in column.chunks:
+        before, done = done, bisect_left(numbers, start + len(chunk), done)
+        if done > before:
+            some = pc.subtract(rows.slice(before, done - before), number(start))
+            found.append(chunk.take(some).cast(pa.list_(pa.string())))
+        start += len(chunk)
+    return pa.concat_arrays(found) if found else pa.array([], pa.list_(pa.string()))
+
+
+def zeros(rows: int) -> Any:
+    """So many zeros: int32."""
+    import pyarrow as pa
+
+    return pa.repeat(number(0), rows)
+
+
+def number(value: int) -> Any:
+    """An integer for functions of pyarrow, which look for a package on the disk with each one of Python's."""
+    import pyarrow as pa
+
+    return pa.scalar(value, pa.int64() if value >> 31 else pa.int32())
+
+
+def item_of(lists: Any, index: int) -> Any:
+    """Of each list the item at *index*, null where there is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    starts = lists.offsets[:-1]
+    places = pc.if_else(pc.greater(pc.fill_null(pc.list_value_length(lists), number(0)), number(index)),
+                         pc.add(starts, number(index)), pa.scalar(None, pa.int32()))
+    return lists.values.take(places)
+
+
+def _split_lists(array: Any) -> tuple[Any, Any]:
+    import pyarrow.compute as pc
+
+    joined = pc.binary_join(array, _SEPARATOR)
+    lengths = pc.list_value_length(array)
+    # A list with a null item gives null, and an item that holds the separator is one separator too many.
+    separators = pc.sum(pc.max_element_wise(pc.subtract(lengths, number(1)), number(0))).as_py() or 0
+    found = pc.sum(pc.count_substring(joined, _SEPARATOR)).as_py() or 0
+    codes = Codes(len(array))
+    if joined.null_count == array.null_count and separators == found:
+        codes.encode(joined)
+        codes.add(pc.fill_null(lengths, number(0)), (pc.max(lengths).as_py() or 0) + 1)
+    else:
+        codes.encode(_list_keys(array))
+    return array.take(codes.firsts()), codes.codes
+
+
+def _list_keys(array: Any) -> Any:
+    """For each list, of any items, a number that only equal ones have, too: the first row that has such a list."""
+    import pyarrow as pa
+
+    items: dict[Any, int] = {}
+    return pa.array([items.setdefault(None if each is None else tuple(each), row)
+                     for row, each in enumerate(array.to_pylist())], pa.int64())
+
+
+def view(array: Any) -> memoryview:
+    """The numbers of an int32 or int64 array without nulls, where they lie."""
+    size = array.type.bit_width // 8
+    data = memoryview(array.buffers()[1] or b"")[array.offset * size:(array.offset + len(array)) * size]
+    return data.cast("i" if size == 4 else "q")
 
 
 def integers(array: Any) -> list[int]:
     """The numbers of an int32 or int64 array without nulls."""
-    if not len(array):
-        return []
-    size = array.type.bit_width // 8
-    data = memoryview(array.buffers()[1])[array.offset * size:(array.offset + len(array)) * size]
-    numbers = data.cast("i") if size == 4 else data.cast("q")
-    return numbers.tolist()
+    return view(array).tolist() if len(array) else []
 
 
 def values_of(array: Any) -> list[Any]:
@@ -87,28 +173,44 @@ def values_of(array: Any) -> list[Any]:
 class Codes:
     """Rows told apart by several columns at once: a code for each combination that occurs.
 
-    ``parts`` has for each code the code that the row had before and that of the column added last.
+    Codes are numbered by the rows in which they come up first.
     """
 
     def __init__(self, rows: int) -> None:
-        import pyarrow as pa
-
-        self.codes = pa.array([0], pa.int32()).take(pa.array([0] * rows, pa.int32()))
+        self.codes = zeros(rows)
         self.count = 1
 
     def add(self, column: Any, count: int) -> list[tuple[int, int]]:
-        """Tell rows apart by *column*, too: int32 codes below *count*. Gives ``parts``."""
+        """Tell rows apart by *column*, too: int32 codes below *count*.
+
+        Returns:
+            For each code the one that its rows had before and that of the column.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
         # Codes are below the number of rows each time, so the product stays far below 2**63.
-        joined = pc.add(pc.multiply(self.codes.cast(pa.int64()), count), column.cast(pa.int64()))
+        joined = pc.add(pc.multiply(self.codes.cast(pa.int64()), number(count)), column.cast(pa.int64()))
         encoded = joined.dictionary_encode()
         self.codes, self.count = encoded.indices, len(encoded.dictionary)
         return [divmod(each, count) for each in integers(encoded.dictionary)]
 
+    def encode(self, column: Any) -> None:
+        """Tell rows, of which all were alike, apart by a column of any values."""
+        encoded = column.dictionary_encode(null_encoding="encode")
+        self.codes, self.count = encoded.indices, len(encoded.dictionary)
 
-def rows_with(codes: Any, wanted: list[int]) -> Any:
+    def firsts(self) -> Any:
+        """For each code the first row that has it."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        highest = pc.cumulative_max(self.codes)
+        risen = pc.indices_nonzero(pc.not_equal(highest[1:], highest[:-1]))
+        return pa.concat_arrays([pa.array([0][:len(highest)], pa.int64()), pc.add(risen.cast(pa.int64()), number(1))])
+
+
+def rows_with(codes: Any, wanted: Sequence[int]) -> Any:
     """Numbers of the rows whose code is one of the wanted, ascending: an array."""
     import pyarrow as pa
     import pyarrow.compute as pc

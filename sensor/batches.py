@@ -15,35 +15,46 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from multiprocessing.connection import Connection
 from typing import Any
 
+from sensor import native
 from sensor.alerts import alert
+from sensor.columns import ColumnReader, Rows, Span, recording, spans, whole
 from sensor.ecs_input import ACTIONS
 from sensor.outputs.ecs_json import Document
 from sensor.reading import Limits, Reader
+from sensor.replay import Piece
 from sensor.rules.batch import ACTION, BatchMatcher
 from sensor.rules.matcher import Matcher
 from sensor.rules.model import Rule
 
-#: Workers start in half a second each; below this many row groups (of 16,384 rows) one process is faster.
-_GROUPS_PER_WORKER = 4
+#: A worker needs half a second to start, in which one process, whose reading has a thread of its own, does half a
+#: million rows; below this many spans for each it is faster alone.
+_SPANS_PER_WORKER = 48
 _MOST_WORKERS = 8
 #: Address space of a worker. pyarrow reserves more than it uses; a batch is some 100 MB at most.
 _WORKER_BYTES = 8 << 30
-_KIND = "event.kind"
 
 
 @dataclass(slots=True)
 class Chunk:
-    """What one batch of rows came to. ``hits`` are documents with the numbers of the rules that match."""
+    """What some rows came to.
+
+    ``hits`` are documents with the numbers of the rules that match. Where documents are not wanted, ``counts``
+    says of these rules how many rows each matches.
+    """
 
     events: int = 0
     bytes: int = 0
-    skipped: dict[str, int] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
     hits: list[tuple[Document, tuple[int, ...]]] = field(default_factory=list)
+    counts: Counter[int] = field(default_factory=Counter)
     damage: str = ""
 
 
@@ -55,9 +66,11 @@ class _Job:
     kind: str
     value_bytes: int
     rules: tuple[Rule, ...]
+    documents: bool
 
 
-def chunks(path: str, reader: Reader, rules: Sequence[Rule], workers: int | None = None) -> Iterator[Chunk] | None:
+def chunks(path: str, reader: Reader, rules: Sequence[Rule], workers: int | None = None, *,
+           documents: bool = True) -> Iterator[Chunk] | None:
     """Match a Parquet recording by columns, in its order; None where it must be read as documents.
 
     Args:
@@ -65,29 +78,35 @@ def chunks(path: str, reader: Reader, rules: Sequence[Rule], workers: int | None
         reader: Its limits and kind of input are heeded; what is skipped is counted there.
         rules: Each looks at one event only.
         workers: Processes; None decides by the size of the file and the processors.
+        documents: Whether the events that match are wanted, or only how many they are.
 
     Raises:
         HostError: pyarrow is missing.
     """
     if reader.kind == "ecs":
         return None
-    groups = groups_of(path)
-    if groups is None:
+    file = recording(path)
+    if file is None:
         return None
+    todo = list(spans(file.metadata, reader.line_bytes))
     if workers is None:
-        workers = min(len(os.sched_getaffinity(0)), _MOST_WORKERS, groups // _GROUPS_PER_WORKER)
-    job = _Job(path, reader.kind, reader.line_bytes, tuple(rules))
-    return _accounted(_parallel(job, groups, workers) if workers > 1 else _alone(job, range(groups)), path, reader)
+        workers = min(len(os.sched_getaffinity(0)), _MOST_WORKERS, len(todo) // _SPANS_PER_WORKER)
+    job = _Job(path, reader.kind, reader.line_bytes, tuple(rules), documents)
+    return _accounted(_parallel(job, todo, workers) if workers > 1 else _alone(job, todo, file), path, reader)
 
 
-def alerts(path: str, reader: Reader, rules: Sequence[Rule],
-           ) -> Iterator[tuple[int, list[tuple[Document, list[Document]]]]] | None:
-    """The same as numbers of events with the alerts of those that raise some: what ``replay`` asks for."""
-    found = chunks(path, reader, rules)
-    return None if found is None else ((chunk.events, [
-        (document, made) for document, numbers in chunk.hits
-        if (made := [alert(document, rules[number]) for number in numbers if not rules[number].silent])
-    ]) for chunk in found)
+def alerts(path: str, reader: Reader, rules: Sequence[Rule], *, documents: bool = True) -> Iterator[Piece] | None:
+    """The same as what ``replay`` asks for: alerts, or no more than their numbers."""
+    found = chunks(path, reader, rules, documents=documents)
+    return None if found is None else (_piece(chunk, rules) for chunk in found)
+
+
+def _piece(chunk: Chunk, rules: Sequence[Rule]) -> Piece:
+    raised = [(document, made) for document, numbers in chunk.hits
+              if (made := [alert(document, rules[number]) for number in numbers if not rules[number].silent])]
+    counted = [(rules[number].id, rules[number].name, count) for number, count in sorted(chunk.counts.items())
+               if not rules[number].silent]
+    return Piece(chunk.events, raised, counted)
 
 
 def _accounted(found: Iterator[Chunk], path: str, reader: Reader) -> Iterator[Chunk]:
@@ -101,94 +120,117 @@ def _accounted(found: Iterator[Chunk], path: str, reader: Reader) -> Iterator[Ch
         yield chunk
 
 
-def groups_of(path: str) -> int | None:
-    """Number of row groups of a recording that may be read by columns, else None."""
-    try:
-        with open(path, "rb") as stream:
-            if stream.read(4) != b"PAR1" or not stream.seekable():
-                return None
-    except OSError:
-        return None  # said by whoever reads it as documents
-    from sensor import parquet
-
-    parquet.require()
-    import pyarrow as pa
-
-    try:
-        file = parquet.open_file(path)
-        if not parquet.regular(file.schema_arrow) or ACTION not in file.schema_arrow.names:
-            return None
-        kinds = [_KIND] if _KIND in file.schema_arrow.names else []
-        for batch in file.iter_batches(columns=kinds) if kinds else ():
-            if "alert" in batch.column(0).dictionary.to_pylist():
-                return None
-        return int(file.metadata.num_row_groups)
-    except (pa.ArrowException, OSError, ValueError):
-        return None
-
-
-def _run(job: _Job, groups: Sequence[int]) -> Iterator[Chunk | None]:
-    """The chunks of some row groups, in this process, and None after each group."""
+def _run(job: _Job, todo: Sequence[Span], file: Any = None) -> Iterator[Chunk | None]:
+    """The chunks of some spans, in this process, and None after each span."""
     import pyarrow as pa
 
     from sensor import parquet
 
     try:
-        run = _Run(job)
-        for group in groups:
-            yield from run.group(group)
-            yield None
+        run = _Run(job, file or parquet.open_file(job.path))
+        with ThreadPoolExecutor(1, "read") as ahead:  # pyarrow reads without the lock of the interpreter
+            read = [ahead.submit(run.read, todo[0])] if todo else []
+            for number, span in enumerate(todo):
+                read += [ahead.submit(run.read, following) for following in todo[number + 1:number + 2]]
+                yield from run.span(span, read.pop(0).result)
+                yield None
     except (pa.ArrowException, parquet.Damaged, OSError, ValueError) as error:
         # What came before it in the same batch of rows is lost, too.
         yield Chunk(damage=str(error).partition("\n")[0][:200] or type(error).__name__)
 
 
-def _alone(job: _Job, groups: Sequence[int]) -> Iterator[Chunk]:
-    return (chunk for chunk in _run(job, groups) if chunk is not None)
+def _alone(job: _Job, todo: Sequence[Span], file: Any) -> Iterator[Chunk]:
+    return (chunk for chunk in _run(job, todo, file) if chunk is not None)
 
 
 class _Run:
     """Rules over row groups of a file."""
 
-    def __init__(self, job: _Job) -> None:
+    def __init__(self, job: _Job, file: Any) -> None:
         from sensor import parquet
 
-        self._job = job
-        self._file = parquet.open_file(job.path)
+        self._job, self._file = job, file
         self._place = {id(rule): number for number, rule in enumerate(job.rules)}
-        self._batch, self._stream = BatchMatcher(job.rules), Matcher(job.rules)
+        self._batch = BatchMatcher(job.rules, native.extension())
+        self._stream: Matcher | None = None  # most recordings need none
         names = self._file.schema_arrow.names
         wanted = self._batch.keys(names) | {ACTION, parquet.REST}
         self._columns = [name for name in names if name in wanted]
+        self._ahead = ColumnReader(job.path, self._columns, file.metadata)
+        self._read: tuple[int, Any] = (-1, None)  # a row group and all columns of it
 
-    def group(self, number: int) -> Iterator[Chunk]:
-        from sensor import parquet
+    def read(self, span: Span) -> list[Rows] | None:
+        """The columns that rules look at, None where rows have to be measured first. For a thread of its own."""
+        return None if self._size(span) > self._job.value_bytes and len(span) == 1 else self._ahead.read(span)
 
-        whole: Iterator[Any] | None = None  # the same batches with all columns, read from the first hit on
-        size = self._file.metadata.row_group(number).total_byte_size
-        rows = max(1, self._file.metadata.row_group(number).num_rows)
-        short = size <= self._job.value_bytes  # no row is longer than the group that it is in
-        columns = self._columns if short else None
-        behind = 0
-        for batch in self._file.iter_batches(parquet.BATCH_ROWS, row_groups=[number], columns=columns):
-            chunk = Chunk(bytes=size * batch.num_rows // rows)
-            for piece in [batch] if short else parquet.pieces(batch, self._job.value_bytes, _skipper(chunk)):
-                hits, odd = self._match(piece)
-                chunk.events += piece.num_rows - len(odd)
-                full = piece
-                if short and (hits or odd):
-                    if whole is None:
-                        whole = self._file.iter_batches(parquet.BATCH_ROWS, row_groups=[number])
-                    for _ in range(behind):
-                        next(whole)
-                    behind, full = -1, next(whole)
-                    if full.num_rows != piece.num_rows:
-                        raise ValueError("columns of one row group have different batches")
-                self._tell(chunk, full, hits, odd)
-            behind += 1
+    def span(self, span: Span, read: Callable[[], list[Rows] | None]) -> Iterator[Chunk]:
+        """Match row groups that *read* gives the columns of."""
+        import pyarrow as pa
+
+        if len(span) == 1:
+            some = read()
+            yield from self._long(span[0]) if some is None else self._short(span, some)
+            return
+        try:
+            found = list(self._short(span, read() or []))
+        except (pa.ArrowException, OSError, ValueError):
+            # One of them is damaged: those before it are not.
+            reader = ColumnReader(self._job.path, self._columns, self._file.metadata)
+            for group in span:
+                yield from self._short((group,), reader.read((group,)))
+            return
+        yield from found
+
+    def _size(self, span: Span) -> int:
+        return sum(self._file.metadata.row_group(group).total_byte_size for group in span)
+
+    def _short(self, span: Span, pieces: list[Rows]) -> Iterator[Chunk]:
+        """Match rows of which none is too long."""
+        size, rows = self._size(span), sum(len(piece[ACTION]) for piece in pieces)
+        starts = list(accumulate((self._file.metadata.row_group(group).num_rows for group in span), initial=0))
+        start = 0
+        for piece in pieces:
+            end = start + len(piece[ACTION])
+            chunk = Chunk(bytes=size * (end - start) // max(1, rows))
+            hits, odd = self._match(piece)
+            chunk.events += end - start - len(odd)
+            if not self._job.documents:
+                chunk.counts.update(chain.from_iterable(hits.values()))
+                hits = {}
+            told = sorted([*hits, *odd])
+            for group, first, following in zip(span, starts, starts[1:], strict=False):
+                some = [row for row in told if first <= start + row < following]
+                if some:
+                    self._tell(chunk, self._full(group), some, hits, start - first)
+            start = end
             yield chunk
 
-    def _match(self, batch: Any) -> tuple[dict[int, tuple[int, ...]], list[int]]:
+    def _full(self, group: int) -> Any:
+        """All columns of a row group."""
+        if self._read[0] != group:
+            batches = whole(self._file, (group,)).to_batches()
+            if len(batches) != 1:
+                raise ValueError("more than 2 GB of text in one column of a row group")
+            self._read = group, batches[0]
+        return self._read[1]
+
+    def _long(self, group: int) -> Iterator[Chunk]:
+        """Match rows that have to be measured first."""
+        from sensor import parquet
+
+        size, rows = self._size((group,)), max(1, self._file.metadata.row_group(group).num_rows)
+        for batch in self._file.iter_batches(parquet.BATCH_ROWS, row_groups=[group]):
+            chunk = Chunk(bytes=size * batch.num_rows // rows)
+            for piece in parquet.pieces(batch, self._job.value_bytes, _skipper(chunk)):
+                hits, odd = self._match(dict(zip(piece.schema.names, piece.columns, strict=True)))
+                chunk.events += piece.num_rows - len(odd)
+                if not self._job.documents:
+                    chunk.counts.update(chain.from_iterable(hits.values()))
+                    hits = {}
+                self._tell(chunk, piece, sorted([*hits, *odd]), hits)
+            yield chunk
+
+    def _match(self, columns: Rows) -> tuple[dict[int, tuple[int, ...]], list[int]]:
         """Rows that match with their rules, and rows that need to become documents."""
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -196,46 +238,52 @@ class _Run:
         from sensor import parquet
         from sensor.arrow import distinct, integers
 
-        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
         actions, codes = distinct(columns[ACTION])
         odd = pc.is_in(codes, pa.array([code for code, each in enumerate(actions) if each not in ACTIONS], pa.int32()))
-        rest = columns.pop(parquet.REST, None)
+        rest = columns.get(parquet.REST)
         if rest is not None and rest.null_count < len(rest):
             odd = pc.or_(odd, rest.is_valid())
         rows = integers(pc.indices_nonzero(odd).cast("int64"))
-        found = self._batch.match(columns)
+        found = self._batch.match({key: column for key, column in columns.items() if key != parquet.REST})
         for row in rows:
             found.pop(row, None)
         return found, rows
 
-    def _tell(self, chunk: Chunk, batch: Any, hits: dict[int, tuple[int, ...]], odd: list[int]) -> None:
-        """Add the documents of hits, and of odd rows that match, to a chunk, in the order of rows."""
+    def _tell(self, chunk: Chunk, batch: Any, rows: list[int], hits: Mapping[int, tuple[int, ...]],
+              shift: int = 0) -> None:
+        """Add the documents of rows to a chunk: of hits, and of others where it is seen only now that they match.
+
+        *shift* is how far on rows stand in the batch.
+        """
         import pyarrow as pa
 
         from sensor import parquet
 
         reader = Reader(self._job.kind, Limits(line_bytes=self._job.value_bytes))
-        rows = sorted([*hits, *odd])
         for start in range(0, len(rows), parquet.SLICE_ROWS):
             some = rows[start:start + parquet.SLICE_ROWS]
-            for row, document in zip(some, parquet.documents(batch.take(pa.array(some))), strict=True):
+            places = pa.array([row + shift for row in some])
+            for row, document in zip(some, parquet.documents(batch.take(places)), strict=True):
                 if row in hits:
                     chunk.hits.append((document, hits[row]))
                     continue
                 for accepted in reader.accept(document):
                     chunk.events += 1
-                    numbers = tuple(self._place[id(rule)] for rule in self._stream.match(accepted))
-                    if numbers:
+                    if numbers := self._seen_whole(accepted):
                         chunk.hits.append((accepted, numbers))
-        for reason, count in reader.skipped.items():
-            chunk.skipped[reason] = chunk.skipped.get(reason, 0) + count
+        chunk.skipped.update(reader.skipped)
+
+    def _seen_whole(self, document: Document) -> tuple[int, ...]:
+        """Numbers of the rules that match a document."""
+        self._stream = self._stream or Matcher(self._job.rules)
+        return tuple(self._place[id(rule)] for rule in self._stream.match(document))
 
 
 def _skipper(chunk: Chunk) -> Callable[[str, int], None]:
     """A function that counts skipped rows in a chunk."""
 
     def skip(reason: str, count: int) -> None:
-        chunk.skipped[reason] = chunk.skipped.get(reason, 0) + count
+        chunk.skipped[reason] += count
 
     return skip
 
@@ -243,8 +291,8 @@ def _skipper(chunk: Chunk) -> Callable[[str, int], None]:
 # -- several processes ------------------------------------------------------------------------------------
 
 
-def _parallel(job: _Job, groups: int, workers: int) -> Iterator[Chunk]:
-    """Row groups dealt out to processes, their chunks in the order of the file.
+def _parallel(job: _Job, todo: Sequence[Span], workers: int) -> Iterator[Chunk]:
+    """Spans dealt out to processes, their chunks in the order of the file.
 
     A worker writes chunks into its pipe and waits where nobody reads: no more is ever held than the
     pipes do, however far one of them could be ahead.
@@ -254,12 +302,12 @@ def _parallel(job: _Job, groups: int, workers: int) -> Iterator[Chunk]:
     try:
         for number in range(workers):
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_work, daemon=True, args=(theirs, job, range(number, groups, workers)))
+            process = context.Process(target=_work, daemon=True, args=(theirs, job, todo[number::workers]))
             process.start()
             theirs.close()
             started.append((process, ours))
-        for group in range(groups):
-            yield from _received(started[group % workers][1])
+        for number in range(len(todo)):
+            yield from _received(started[number % workers][1])
     except _Ended as error:
         yield Chunk(damage=str(error))
     finally:
@@ -274,7 +322,7 @@ class _Ended(Exception):
 
 
 def _received(connection: Connection) -> Iterator[Chunk]:
-    """The chunks of one row group."""
+    """The chunks of one span."""
     while True:
         try:
             chunk = connection.recv()
@@ -287,16 +335,19 @@ def _received(connection: Connection) -> Iterator[Chunk]:
         yield chunk
 
 
-def _work(connection: Connection, job: _Job, groups: Sequence[int]) -> None:
+def _work(connection: Connection, job: _Job, todo: Sequence[Span]) -> None:
     """A worker's life."""
     import pyarrow as pa
 
+    from sensor import parquet
+
+    parquet.require()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     if soft == hard == resource.RLIM_INFINITY:
         resource.setrlimit(resource.RLIMIT_AS, (_WORKER_BYTES, hard))
     pa.set_cpu_count(1)
     try:
-        for chunk in _run(job, groups):
+        for chunk in _run(job, todo):
             connection.send(chunk)
     except (BrokenPipeError, KeyboardInterrupt):
         pass  # nobody wants the rest

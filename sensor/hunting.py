@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sensor.batches import groups_of
+from sensor.columns import recording
 from sensor.ecs_input import ACTIONS
 from sensor.errors import HostError
 from sensor.reading import Reader
@@ -48,7 +48,7 @@ class Hunt:
             HostError: The recording is Parquet, and DuckDB or pyarrow is missing.
             UsageError: It can't be opened.
         """
-        if reader.kind != "ecs" and groups_of(path) is not None:
+        if reader.kind != "ecs" and recording(path) is not None:
             yield from self._parquet(path, reader)
             return
         for document in reader.documents(path):

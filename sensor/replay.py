@@ -14,8 +14,19 @@ from sensor.reading import Reader
 from sensor.shape import DEPTH_LIMIT, Document, depth
 
 Feed = Callable[[Document], Sequence[Document]]
-#: From a path to pieces of the recording: a number of events, and those of them that raise alerts.
-Columns = Callable[[str], "Iterator[tuple[int, Sequence[tuple[Document, Sequence[Document]]]]] | None"]
+Columns = Callable[[str], "Iterator[Piece] | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a recording: a number of events, those of them that raise alerts, and alerts that are only counted.
+
+    The latter are (rule id, name, number).
+    """
+
+    events: int
+    raised: Sequence[tuple[Document, Sequence[Document]]] = ()
+    counted: Sequence[tuple[str, str, int]] = ()
 
 
 class Sink(Protocol):
@@ -39,11 +50,15 @@ class Result:
         """Count one alert."""
         rule = alert["rule"]
         rule_id = rule["id"]
-        self.alerts += 1
-        self.by_rule[rule_id] = self.by_rule.get(rule_id, 0) + 1
-        self.rule_names.setdefault(rule_id, rule.get("name", ""))
+        self.count(rule_id, rule.get("name", ""), 1)
         if keep_id:
             self.alert_ids.setdefault(rule_id, []).append(str(alert["event"].get("id", "")))
+
+    def count(self, rule_id: str, name: str, number: int) -> None:
+        """Count alerts of a rule."""
+        self.alerts += number
+        self.by_rule[rule_id] = self.by_rule.get(rule_id, 0) + number
+        self.rule_names.setdefault(rule_id, name)
 
 
 def replay(paths: Iterable[str], reader: Reader, feed: Feed, sinks: Sequence[Sink],
@@ -58,8 +73,8 @@ def replay(paths: Iterable[str], reader: Reader, feed: Feed, sinks: Sequence[Sin
         sinks: Get every alert, in order.
         keep_ids: Keep every alert's event id for :func:`compare`.
         finish: Pipeline.finish: the alerts that are due when the last recording has ended.
-        columns: Takes a path and gives (events, their alerts by document), or None for a recording that has to
-            be read as documents: batches.alerts, for rules that need no other event.
+        columns: Takes a path and gives its pieces, or None for a recording that has to be read as documents:
+            batches.alerts, for rules that need no other event.
 
     Raises:
         UsageError: A recording can't be opened.
@@ -85,9 +100,11 @@ def replay(paths: Iterable[str], reader: Reader, feed: Feed, sinks: Sequence[Sin
                     if alerts and not told(document, alerts):
                         events -= 1
             else:
-                for count, found in batches:
-                    events += count
-                    events -= sum(not told(document, alerts) for document, alerts in found)
+                for piece in batches:
+                    events += piece.events
+                    events -= sum(not told(document, alerts) for document, alerts in piece.raised)
+                    for rule_id, name, count in piece.counted:
+                        result.count(rule_id, name, count)
         _hand_on(finish(), result, sinks, keep_ids)
     finally:
         result.events = events  # also for a reader of ours that went away

@@ -32,12 +32,12 @@ from sensor.process.model import (
 )
 from sensor.process.table import CAPACITY, ENDED_CAPACITY
 from sensor.process.users import EXPIRY_NS, Users
-from sensor.rules.condition import Relation
+from sensor.rules.columns import RELATIONS
 from sensor.rules.correlation import Correlator
 from sensor.schema import ABI_WORD, BY_ID, BY_NAME, EVENTS, HEADER, Flag
 from sensor.watch import WatchList
 
-INTERFACE = 2  # of native/module.c: raised with every change of what the two sides ask each other
+INTERFACE = 3  # of native/module.c: raised with every change of what the two sides ask each other
 _HEADER = "IHHQQQIIIIQII"  # what native/core.c reads
 _OPEN = slots_of(BY_NAME["file_open"])
 _FAULTS = ("short", "abi", "type")
@@ -248,7 +248,6 @@ class FastPipeline(Pipeline):
 
 #: What of a path a scan looks at, by the last part of its key; the numbers are those of native/texts.h.
 _VIEWS = {"path": 0, "directory": 1, "name": 2, "extension": 3}
-_RELATIONS = {Relation.EQUALS: 0, Relation.PREFIX: 1, Relation.SUFFIX: 2, Relation.CONTAINS: 3}
 
 
 def _texts(part: Part, slots: dict[str, Slot]) -> tuple[Any, ...] | None:
@@ -268,7 +267,7 @@ def _texts(part: Part, slots: dict[str, Slot]) -> tuple[Any, ...] | None:
             return None
         opens.append(False)
         scans.append((view, len(opens) - 1, tuple(
-            (each.value.encode(), _RELATIONS[each.relation], each.cased, len(opens) + number)
+            (each.value.encode(), RELATIONS[each.relation], each.cased, len(opens) + number)
             for number, (each, _) in enumerate(found))))
         opens += [guard for _, guard in found]
     offsets = [slots[field].offset if field else 0 for field in part.source.walked]

@@ -78,6 +78,7 @@ class Supervisor:
         self._asked: tuple[tuple[str, ...], tuple[int, int]] = ((), (0, 0))
         self._deadlines: dict[str, float] = {}  # name -> monotonic time; see _due
         self._restarts, self._started, self._ready, self._stopping = 0, 0.0, False, False
+        self._told_to_end = False  # the engine, and that another one follows it
         self._starved, self._engine_ns = 0, (0, 0)  # what its first thread had run and waited when last heard of
         self._status, self._serving = 0, False  # serving: this engine reads records
         self._content = Keeper(store, self._say)
@@ -155,6 +156,7 @@ class Supervisor:
 
     def _end_engine(self) -> None:
         """It ends, and another is started."""
+        self._told_to_end = True
         self._tell({"kind": "stop"})
         self._after("silent", STOP_SECONDS)
 
@@ -202,6 +204,7 @@ class Supervisor:
     def _start_engine(self) -> None:
         ours, theirs = children.channel_pair()
         selection, fds = self._content.begin()
+        self._told_to_end = False
         self._engine = children.start("sensor.engine", theirs, [*self._arguments, selection], [*self._keep, *fds])
         theirs.close()
         for fd in fds:
@@ -354,7 +357,8 @@ class Supervisor:
         worth = crashed and self._content.died(stay=self._stay)
         if status == 0:  # told to begin anew
             self._content.stopped()
-        if (not self._ready and not worth) or self._once:  # its message stands on stderr; trying again can't help
+        hopeless = not self._ready and not worth and not self._told_to_end
+        if hopeless or self._once:  # its message stands on stderr; trying again can't help
             self._status = status if status > 0 else 1
             self._stopping = True
             return

@@ -67,7 +67,8 @@ def command(recordings: tuple[str, ...], rules: tuple[str, ...], config: str | N
     with _progress(recordings, form, shown) as progress:
         reader = Reader(kind, progress=progress)
         result = replay(recordings, reader, engine.feed_document, sinks, keep_ids=expected is not None,
-                        finish=engine.finish, columns=_columns(ruleset, reader, engine))
+                        finish=engine.finish,
+                        columns=_columns(ruleset, reader, engine, documents=bool(sinks) or expected is not None))
         if shown:
             shown.flush()
     if page:
@@ -137,13 +138,13 @@ def _engine(ruleset: RuleSet) -> Pipeline:
     return Pipeline(Matcher(ruleset.rules), correlator=correlator_of(ruleset))
 
 
-def _columns(ruleset: RuleSet, reader: Reader, engine: Pipeline) -> Columns | None:
-    """Parquet by columns, where no rule needs more than one event."""
+def _columns(ruleset: RuleSet, reader: Reader, engine: Pipeline, *, documents: bool) -> Columns | None:
+    """Parquet by columns, where no rule needs more than one event; without *documents* alerts are only counted."""
     if engine.correlator is not None:
         return None
     from sensor.batches import alerts
 
-    return lambda path: alerts(path, reader, ruleset.rules)
+    return lambda path: alerts(path, reader, ruleset.rules, documents=documents)
 
 
 def _output(form: str) -> Output | None:

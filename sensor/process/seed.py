@@ -26,6 +26,7 @@ __all__ = ["Found", "Reader", "SeedCounters", "host_user_name"]
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 # A status or cgroup file is a few KiB; nothing else may make us read without end.
+_DELETED = " (deleted)"  # what the kernel adds to the name of a file that is gone
 _READ_MAX = 1 << 16
 _NAMESPACES = {"pidns": "pid", "netns": "net", "userns": "user"}
 
@@ -138,7 +139,7 @@ class Reader:
     def _program(self, found: Found) -> None:
         process = psutil.Process(found.pid)
         values = found.values
-        values["executable"] = self._try(process.exe) or ""
+        values["executable"] = self._try(lambda: self._executable(found.pid)) or ""
         values["argv"] = tuple(self._try(process.cmdline) or ())
         values["argc"] = len(values["argv"]) or None
         values["cwd"] = self._try(process.cwd) or ""
@@ -149,6 +150,11 @@ class Reader:
             values.update(inode=program.st_ino, dev=device, mode=program.st_mode, owner_uid=program.st_uid,
                           links=program.st_nlink)
             values["filename"] = self._as_executed(found, program)
+
+    def _executable(self, pid: int) -> str:
+        """The link's target. psutil would take the first argument where it can't be read: anybody's own words."""
+        path = os.readlink(f"{self.root}/{pid}/exe")
+        return path.removesuffix(_DELETED) if path.endswith(_DELETED) and not os.path.lexists(path) else path
 
     def _as_executed(self, found: Found, program: os.stat_result) -> str:
         """The first argument, where it is a path that leads to the very program file: ``/bin/sh``, not dash.

@@ -91,15 +91,16 @@ def measure(path: Path, count: int, match: Callable[[Document], Iterable[Any]],
     return {"events": done, "seconds": spent / 1e9, "decode": decode / 1e9, "found": found, "peak": peak_mb()}
 
 
-def by_columns(path: Path, rules: tuple[Rule, ...], workers: int) -> dict[str, Any]:
-    """Batches over Parquet. Its seconds are those of a clock on the wall: several processes share the work."""
+def by_columns(path: Path, rules: tuple[Rule, ...], workers: int, *, documents: bool) -> dict[str, Any]:
+    """Batches over Parquet. Its seconds are those of a clock on the wall: reading has a thread of its own."""
     from sensor.batches import chunks
     from sensor.reading import Reader
 
     found: Counter[str] = Counter()
     events, begin = 0, time.perf_counter()
-    for chunk in chunks(str(path), Reader(), rules, workers) or ():
+    for chunk in chunks(str(path), Reader(), rules, workers, documents=documents) or ():
         events += chunk.events
+        found.update({rules[number].id: count for number, count in chunk.counts.items()})
         found.update(rules[number].id for _, numbers in chunk.hits for number in numbers)
     seconds = time.perf_counter() - begin
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 * (workers if workers > 1 else 0)
@@ -159,7 +160,7 @@ def _rules(name: str, paths: list[str]) -> tuple[Rule, ...]:
 
 
 def run(name: str, path: Path, count: int, paths: list[str]) -> dict[str, Any]:
-    """One contender in this process. *name* may end in -N: with N rules."""
+    """One contender in this process. *name* may end in -N: with N rules, or processes."""
     start = time.process_time()
     rules = _rules(name, paths)
     parsed = time.process_time()
@@ -167,7 +168,8 @@ def run(name: str, path: Path, count: int, paths: list[str]) -> dict[str, Any]:
     if name == "reference":
         result = measure(path, count, lambda document: reference.match(rules, document))
     elif name.startswith("parquet"):
-        result = by_columns(path, rules, int(name.removeprefix("parquet-")))
+        _, workers, *documents = name.split("-")
+        result = by_columns(path, rules, int(workers), documents=bool(documents))
     elif name == "sql":
         result = by_sql(path, rules)
     else:

@@ -158,11 +158,13 @@ def _agree(conditions: Any, found: Any) -> None:
 @given(st.lists(trees, min_size=1, max_size=3), st.lists(rows(), min_size=1, max_size=6))
 def _engines(conditions: Any, table: Any) -> None:
     """Stream, batch and SQL say what the reference says."""
+    from sensor import native
     from sensor.rules.batch import BatchMatcher
 
     rules = [made(number, tree, events=("process-exec", "file-open")) for number, tree in enumerate(conditions)]
     stream = Matcher(rules)
     found = BatchMatcher(rules).match(arrays(table, folded=True))
+    assert BatchMatcher(rules, native.extension()).match(arrays(table, folded=True)) == found
     answers = [_sql(condition_of(rule), table) for rule in rules]
     for number, row in enumerate(table):
         document = nested(row)

@@ -22,7 +22,8 @@ import pytest
 from tests.conftest import ROOT
 
 #: Memories that are full after a few events.
-TINY = ("-DDECISIONS=3u", "-DCLASSES=5u", "-DPATHS=2u", "-DWATCHED=2u", "-DIMAGES=2u")
+TINY = ("-DDECISIONS=3u", "-DCLASSES=5u", "-DPATHS=2u", "-DWATCHED=2u", "-DIMAGES=2u", "-DSETS=2u",
+        "-DCELLS=3")
 _folder = tempfile.TemporaryDirectory(prefix="sensor-native-")
 
 

@@ -75,13 +75,13 @@ FIELDS = ("process.executable", "process.command_line", "process.args", "process
 # Letters whose case is a trap: sharp s, long s, the Kelvin sign, final sigma, dotted capital I.
 _LETTERS = "aAbB/.- ßſK\u212aςΣİi1\U0001f600"
 _words = st.text(_LETTERS, max_size=4)
-_texts = st.one_of(
+text_values = st.one_of(
     _words,
     st.text(_LETTERS + "\udc80\udcff\n", max_size=8),
     st.sampled_from(["", "1", "0", "true", "1.0", "-5", "10.0.0.1", "::ffff:10.0.0.1", "fe80::1", "10.1.2.3",
                      "2026-11-21T10:05:00.123456789Z", "2026-01-01T23:30:00-02:00", "/usr/bin/ab", "a" * 600]),
 )
-scalars = st.one_of(_texts, st.integers(-3, 12), st.booleans(), st.sampled_from([0.5, 1.0, 1e300, float("nan")]))
+scalars = st.one_of(text_values, st.integers(-3, 12), st.booleans(), st.sampled_from([0.5, 1.0, 1e300, float("nan")]))
 values = st.one_of(scalars, st.lists(scalars, max_size=3), st.none(), st.builds(lambda: {"nested": "ab"}))
 _fields = st.sampled_from(FIELDS)
 #: What rules look at: items of lists as well, beyond the end of any and of what is none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +177,43 @@ def test_values_that_are_no_utf8_are_damage(tmp_path):
     assert by_documents(str(path), RULES)[2] == {"parquet": 1}
 
 
-@pytest.mark.parametrize("extra", [(), ("--rules", "rules")])
-def test_replay_of_parquet_ends_as_that_of_lines(tmp_path, extra, capfd):
+def test_where_only_numbers_are_wanted_they_are_the_same(tmp_path, monkeypatch):
+    """Counts by rule, and hits of rows that had to become documents anyway."""
+    path = small_groups(tmp_path / "r.parquet", odd_documents() * 2, monkeypatch)
+    for workers in (1, 2):
+        wanted = Counter(rule.id for _, rules in by_documents(path, RULES)[1] for rule in rules)
+        reader, events, found = Reader(), 0, Counter()
+        for chunk in batches.chunks(path, reader, RULES, workers, documents=False) or ():
+            events += chunk.events
+            found.update({RULES[number].id: count for number, count in chunk.counts.items()})
+            found.update(RULES[number].id for _, numbers in chunk.hits for number in numbers)
+        assert (events, found, reader.skipped) == (by_documents(path, RULES)[0], wanted, {"unknown_event": 4})
+
+
+#: Rules of which each looks at one event.
+SINGLE = ("--rules", "rules/persistence", "--rules", "rules/credential_access")
+
+
+def test_the_summary_of_parquet_is_that_of_lines(tmp_path, capfd, monkeypatch):
+    """The command makes no documents for it, and tells the same."""
+    monkeypatch.setattr(parquet, "read", None)
+    monkeypatch.setattr(parquet, "documents", None)
+    lines = str(RECORDINGS[0])
+    path = convert(tmp_path / "r.parquet", list(Reader().documents(lines)))
+    said = []
+    for recording in (lines, path):
+        assert call(["replay", recording, "--format", "summary", *SINGLE]) == 0
+        out, _ = capfd.readouterr()
+        said.append([line for line in out.splitlines()[:-1] if not line.startswith("skipped")])
+    assert said[0] == said[1]
+    assert len(said[0]) > 3
+
+
+@pytest.mark.parametrize("extra", [(), SINGLE])
+def test_replay_of_parquet_ends_as_that_of_lines(tmp_path, extra, capfd, monkeypatch):
     """The command's output and summary, but for the time it took, are the same for both formats."""
+    if extra:
+        monkeypatch.setattr(parquet, "read", None)  # by columns, then
     lines = str(RECORDINGS[0])
     path = convert(tmp_path / "r.parquet", list(Reader().documents(lines)))
 

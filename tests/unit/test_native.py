@@ -367,6 +367,115 @@ def test_extension_refuses_what_it_was_not_made_for():
         core.__init__(core, 1, {}, {})
 
 
+TEXT = (b"ab", 3, False, 0)
+
+
+@pytest.mark.parametrize("literals", [["no tuple"], (TEXT, "no"), ((b"", 3, False, 0),), ((b"x", 4, False, 0),),
+                                      ((b"x", 3, False, 8192),), ((b"x" * (1 << 16), 3, False, 0),)])
+def test_literals_that_are_none_are_refused(literals):
+    """Of a wrong shape, empty, of no known relation, with too high a number, too many."""
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        extension().Finder(literals)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.integers(-3, 40), max_size=6), st.binary(max_size=24), st.integers(-2, 6), st.integers(-2, 6))
+def test_no_offsets_make_the_finder_read_elsewhere(offsets, data, first, count):
+    """They are refused where they fall, lie outside of the data, or are fewer than was said."""
+    finder, packed = extension().Finder((TEXT,)), struct.pack(f"{len(offsets)}i", *offsets)
+    used = offsets[first:first + count + 1] if first >= 0 and count >= 0 else []
+    sound = len(used) == count + 1 > 0 and used == sorted(used) and used[0] >= 0 and used[-1] <= len(data)
+    if not sound:
+        with pytest.raises(ValueError, match="offsets"):
+            finder.find(packed, data, first, count, None)
+        return
+    numbers, firsts, left = finder.find(packed, data, first, count, None)
+    found = struct.unpack(f"{count}i", numbers)
+    assert [found[place] for place in left] == list(range(extension().SETS, extension().SETS + len(left)))
+    for number, start, end in zip(found, used, used[1:], strict=False):
+        text = data[start:end]
+        assert (number >= extension().SETS) == (not text or not text.isascii())
+        if number < extension().SETS:
+            place = firsts[number]
+            assert (b"ab" in text.lower()) == (b"ab" in data[used[place]:used[place + 1]].lower())
+
+
+def test_a_finder_is_made_once_and_takes_no_other_things():
+    """What it holds would be lost."""
+    finder = extension().Finder((TEXT,))
+    with pytest.raises(TypeError):
+        finder.__init__((TEXT,))
+    with pytest.raises(TypeError):
+        finder.find("text", b"", 0, 0, None)
+    with pytest.raises(ValueError, match="offsets"):
+        finder.find(memoryview(bytes(9))[1:], b"", 0, 1, None)  # not where an integer may stand
+
+
+_codes = st.lists(st.integers(-2, 5), max_size=7)
+_bits = st.none() | st.binary(max_size=2)
+_rows = st.none() | st.lists(st.integers(-1, 6), max_size=5)
+
+
+def packed(numbers: list[int] | None, kind: str) -> bytes | None:
+    return None if numbers is None else struct.pack(f"{len(numbers)}{kind}", *numbers)
+
+
+def told(codes: list[int], bits: bytes | None, first: int, count: int,
+         rows: list[int] | None) -> list[int | None] | None:
+    """The code of each row, None where it is null; None alone where that can't be said."""
+    if first < 0 or count < 0 or first + count > len(codes) or (bits is not None and first + count > 8 * len(bits)):
+        return None
+    if rows is not None and not all(0 <= row < count for row in rows):
+        return None
+    return [None if bits is not None and not bits[(first + row) // 8] >> (first + row) % 8 & 1 else codes[first + row]
+            for row in (range(count) if rows is None else rows)]
+
+
+@settings(max_examples=500)
+@given(_codes, _bits, st.integers(-1, 4), st.integers(-1, 7), _rows, st.integers(-1, 5))
+def test_rows_are_marked_and_dealt_out_or_refused(codes, bits, first, count, rows, size):
+    """Whatever buffers a damaged file makes of its columns, nothing beside them is read."""
+    native, data = extension(), packed(codes, "i")
+    for found, seen in ((told(codes, bits, first, count, rows), rows), (told(codes, bits, first, count, None), None)):
+        right = found is not None and size >= 0 and all(each is None or -1 <= each < size for each in found)
+        if not right:
+            with pytest.raises(ValueError, match="hold together"):
+                native.mark(packed(seen, "q"), data, bits, first, count, size)
+            continue
+        assert native.mark(packed(seen, "q"), data, bits, first, count, size) == bytes(
+            each in found for each in range(size))
+        if seen is None:
+            dealt = native.deal(data, bits, first, count, size)
+            assert [list(memoryview(each).cast("q")) for each in dealt] == [
+                [row for row, code in enumerate(found) if code == each] for each in range(size)]
+
+
+@settings(max_examples=500)
+@given(st.lists(st.integers(-1, 3), max_size=7), st.integers(0, 4), _codes, _bits, _rows,
+       st.lists(st.integers(-1, 3), max_size=6), st.integers(-1, 3), st.integers(0, 4))
+def test_rows_are_joined_as_arrow_does_it_or_refused(before, kinds, codes, bits, rows, classes, null, most):
+    """The same codes and parts as ``arrow.Codes.add`` gives."""
+    native, joined, count = extension(), bytearray(packed(before, "i") or b""), len(codes)
+    arguments = (kinds, packed(rows, "q"), packed(codes, "i"), bits, 0, count, packed(classes, "i"), null, most)
+    if kinds < 1 or most < 1:
+        with pytest.raises(OverflowError):
+            native.join(joined, *arguments)
+        return
+    found = told(codes, bits, 0, count, rows)
+    values = None if found is None or len(before) < len(found) or any(
+        each is not None and not -1 <= each < len(classes) for each in found) else [
+        null if each is None or each == -1 else classes[each] for each in found]
+    if values is None or not all(0 <= each < most for each in values) or not all(
+            0 <= each < kinds for each in before[:len(values)]):
+        with pytest.raises(ValueError, match="hold together"):
+            native.join(joined, *arguments)
+        return
+    parts = native.join(joined, *arguments)
+    result = struct.unpack(f"{len(before)}i", joined)[:len(values)]
+    assert [parts[code] for code in result] == list(zip(before, values, strict=False))
+    assert parts == list(dict.fromkeys(zip(before, values, strict=False)))
+
+
 def test_numbers_of_a_header_are_read_as_the_event_table_says():
     """The one layout that C has by heart."""
     assert speed.fits(extension())

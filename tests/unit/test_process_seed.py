@@ -127,6 +127,16 @@ def test_unreadable_links_are_counted_and_unknown() -> None:
     assert done.stdout.split() == ["0", "False", "True"]
 
 
+def test_the_program_is_what_the_kernel_says_and_never_an_argument(proc: FakeProc, tmp_path: Path) -> None:
+    """Whose link can't be read has no program here, whatever it calls itself; one that was deleted keeps its path."""
+    named = tmp_path / "with (deleted)"
+    named.write_bytes(b"x")
+    proc.add(20, argv=b"/bin/sh\0")
+    proc.add(21, program=Path("/tmp/gone/x (deleted)"), argv=b"/bin/sh\0")
+    proc.add(22, program=named)
+    assert [one.values["executable"] for one in Reader(str(proc.root)).processes()] == ["", "/tmp/gone/x", str(named)]
+
+
 def test_psutils_root_is_put_back(proc: FakeProc) -> None:
     """Whoever uses psutil afterwards reads the real /proc, also if the reading stops half way."""
     before = psutil.PROCFS_PATH

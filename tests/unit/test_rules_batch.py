@@ -8,21 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sensor import arrow
 from sensor.parquet import columns
 from sensor.rules import batch as module
 from sensor.rules import reference
 from sensor.rules.batch import BatchMatcher
 from sensor.rules.condition import ANYWHERE, Present, Regex, Relation, Text, all_of, any_of, negate
 from sensor.rules.matcher import Matcher
-from tests.unit.rules_helpers import EXEC, document, made, scalars, trees
+from tests.unit.native_build import TINY, extension
+from tests.unit.rules_helpers import EXEC, document, made, text_values, trees
 
 pa = pytest.importorskip("pyarrow")
 
 KEYS = ("process.executable", "process.command_line", "process.args", "process.parent.executable",
         "process.exit_code", "user.name", "destination.ip", "network.initiated", "event.id")
 KINDS = {str: pa.string(), int: pa.int64(), bool: pa.bool_(), list: pa.list_(pa.string())}
-_texts = scalars.filter(lambda value: isinstance(value, str)).map(
-    lambda text: text.encode("utf-8", "replace").decode())
+_texts = text_values.map(lambda text: text.encode("utf-8", "replace").decode())
 _values: dict[type, st.SearchStrategy[Any]] = {
     str: _texts, int: st.integers(-3, 12), bool: st.booleans(), list: st.lists(_texts, max_size=3)}
 
@@ -50,21 +51,27 @@ def nested(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def arrays(table: list[dict[str, Any]], folded: bool) -> dict[str, Any]:
-    """Columns of rows, the texts plain or in dictionaries."""
+    """Columns of rows, the texts plain or in dictionaries, and then lists of them in two chunks."""
     found = {}
     for key in ("event.action", *KEYS):
-        array = pa.array([row.get(key) for row in table], KINDS[columns()[key]])
-        found[key] = array.dictionary_encode() if folded and columns()[key] is str else array
+        kind = columns()[key]
+        array = pa.array([row.get(key) for row in table], KINDS[kind])
+        if folded and kind is list:
+            half = len(table) // 2
+            array = pa.chunked_array([arrow.folded(array[:half]), arrow.folded(array[half:])], arrow.folded_type())
+        found[key] = array.dictionary_encode() if folded and kind is str else array
     return found
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(trees, min_size=1, max_size=4), st.lists(rows(), max_size=8), st.booleans())
-def test_batch_finds_what_stream_and_reference_find(conditions, table, folded):
-    """Whatever the rules and rows are."""
+@pytest.mark.parametrize("flags", [None, (), TINY], ids=["pure", "native", "tiny"])
+@settings(max_examples=200, deadline=None)
+@given(conditions=st.lists(trees, min_size=1, max_size=4), table=st.lists(rows(), max_size=8), folded=st.booleans())
+def test_batch_finds_what_stream_and_reference_find(flags, conditions, table, folded):
+    """Whatever the rules and rows are, with the extension and without it."""
+    native = None if flags is None else extension(*flags)
     rules = [made(number, tree, events=(EXEC, "file-open")) for number, tree in enumerate(conditions)]
     stream = Matcher(rules)
-    found = BatchMatcher(rules).match(arrays(table, folded))
+    found = BatchMatcher(rules, native).match(arrays(table, folded))
     for number, row in enumerate(table):
         event = nested(row)
         wanted = reference.match(rules, event)
@@ -126,3 +133,38 @@ def test_rows_of_other_events_match_nothing():
     assert pairs(rules, [{"event.action": None}, {"event.action": "process-fork"}]) == {}
     assert BatchMatcher(rules).match({}) == {}
     assert reference.match(rules, document()) == rules
+
+
+_items = st.none() | st.sampled_from(["", "a", "\0", "a\0", "ab"])
+
+
+@given(st.lists(st.none() | st.lists(_items, max_size=3), max_size=9), st.integers(0, 9))
+def test_lists_are_told_apart_whatever_is_in_them(lists, start):
+    """None, no items, an empty one, none at all, one that holds what stands between joined ones; also in slices."""
+    array = pa.array(lists, pa.list_(pa.string()))[start:]
+    values, codes = arrow.distinct(array)
+    assert [values[code] for code in codes.to_pylist()] == array.to_pylist()
+    assert len({repr(value) for value in values}) == len(values)
+    for index in (0, 1, 2):
+        assert arrow.item_of(array, index).to_pylist() == [
+            each[index] if each and len(each) > index else None for each in array.to_pylist()]
+
+
+def test_texts_that_differ_by_what_no_rule_looks_for_are_one_to_a_decision():
+    """With the extension a rule's scanner is asked once for each set of literals, not for each text."""
+    rules = [made(0, Text("process.command_line", Relation.CONTAINS, "needle"))]
+    matcher = BatchMatcher(rules, extension())
+    table = [{"event.action": EXEC, "process.command_line": f"{number} {'Needle' if number % 10 == 3 else 'hay'}"}
+             for number in range(1000)]
+    assert sorted(matcher.match(arrays(table, folded=True))) == list(range(3, 1000, 10))
+    (program,) = matcher._programs.values()
+    assert len(program._scanners["process.command_line"]._sets) == 2
+
+
+def test_an_action_that_a_dictionary_has_twice_is_one():
+    """A file of others may have it so; the rows of both are found in their order."""
+    rules = [made(0, Text("process.command_line", Relation.EQUALS, "a"))]
+    actions = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 1, 0], pa.int32()), pa.array([EXEC, EXEC, "x"]))
+    table = {"event.action": actions, "process.command_line": pa.array(list("abaaa")).dictionary_encode()}
+    for native in (None, extension()):
+        assert sorted(BatchMatcher(rules, native).match(table)) == [0, 3, 4]

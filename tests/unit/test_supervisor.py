@@ -33,6 +33,10 @@ def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supe
     monkeypatch.setattr(made, "_hand_over", lambda: None)
     made._plan = PLAN
     yield made
+    canary = made._vigil._child
+    made._vigil.end()
+    if canary is not None:
+        canary.wait()  # else it is missed in the middle of another test
     made._selector.close()
 
 
@@ -225,6 +229,20 @@ def test_silence_ends_the_engine_unless_the_supervisor_was_away_itself(
     supervisor._due()
     assert engine.times == 1
     supervisor._engine = None
+
+
+@pytest.mark.parametrize(("told", "status"), [(True, 0), (True, -9), (False, 0)])
+def test_an_engine_that_was_told_to_begin_anew_is_followed_by_another_before_readiness_too(
+        supervisor: Supervisor, capsys: pytest.CaptureFixture[str], told: bool, status: int) -> None:
+    """All probes are detached between load and readiness: no reason to end. An engine that leaves by itself is one."""
+    supervisor._engine = Killed()
+    if told:
+        supervisor._end_engine()
+    supervisor._engine_ended(status)
+    assert ("restart" in supervisor._deadlines) is told
+    assert supervisor._stopping is not told
+    assert told or supervisor._status == 1
+    capsys.readouterr()
 
 
 @pytest.mark.hostile("starvation")

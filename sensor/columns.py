@@ -1,0 +1,124 @@
+"""Row groups of a Parquet recording as columns, as many at once as make good use of each step over a column.
+
+Texts stay folded in dictionaries, of which there is one for a column of a span. Lists of texts are read folded,
+too, which takes a fifth of the time, but are left in pieces, one for each row group: they are long, and few rows
+of them are ever looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sensor import parquet
+from sensor.arrow import folded, folded_type, kind_of, one_piece
+from sensor.rules.batch import ACTION
+
+#: Rows that are matched at once: each step over a column costs as much as some thousand rows do.
+SPAN_ROWS = 131_072
+_KIND = "event.kind"
+
+#: Numbers of row groups that are read and matched at once.
+Span = tuple[int, ...]
+#: Key -> array, or chunks of lists, of the same rows.
+Rows = Mapping[str, Any]
+
+
+def recording(path: str) -> Any:
+    """The ParquetFile of a recording that may be read by columns, else None.
+
+    That is sound Parquet, in which every column is one of ours, one of them the action, and which has no alerts.
+
+    Raises:
+        HostError: pyarrow is missing.
+    """
+    try:
+        with open(path, "rb") as stream:
+            if stream.read(4) != b"PAR1" or not stream.seekable():
+                return None
+    except OSError:
+        return None  # said by whoever reads it as documents
+    parquet.require()
+    import pyarrow as pa
+
+    try:
+        file = parquet.open_file(path)
+        if not parquet.regular(file.schema_arrow) or ACTION not in file.schema_arrow.names:
+            return None
+        if _has_alerts(file):
+            return None
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+    return file
+
+
+def _has_alerts(file: Any) -> bool:
+    if _KIND not in file.schema_arrow.names:
+        return False
+    place = file.schema_arrow.names.index(_KIND)
+    unsure = []
+    for group in range(file.metadata.num_row_groups):
+        column = file.metadata.row_group(group).column(place)
+        statistics = column.statistics if column.path_in_schema == _KIND else None
+        if statistics is None or not statistics.has_min_max or statistics.min <= "alert" <= statistics.max:
+            unsure.append(group)
+    batches = file.iter_batches(SPAN_ROWS, row_groups=unsure, columns=[_KIND]) if unsure else ()
+    return any("alert" in batch.column(0).dictionary.to_pylist() for batch in batches)
+
+
+def spans(metadata: Any, value_bytes: int) -> Iterator[Span]:
+    """Row groups that are read at once. One that may hold a value of more than *value_bytes* stands alone."""
+    span: list[int] = []
+    rows, limit = 0, SPAN_ROWS // 4  # of the first: nothing is matched while it is read
+    for number in range(metadata.num_row_groups):
+        more = metadata.row_group(number).num_rows
+        long = metadata.row_group(number).total_byte_size > value_bytes  # no row is longer than its group
+        if span and (long or rows + more > limit):
+            yield tuple(span)
+            span, rows, limit = [], 0, SPAN_ROWS
+        span.append(number)
+        rows += more
+        if long:
+            yield tuple(span)
+            span, rows = [], 0
+    if span:
+        yield tuple(span)
+
+
+class ColumnReader:
+    """Reads some columns of a recording; for one thread."""
+
+    def __init__(self, path: str, names: Sequence[str], metadata: Any) -> None:
+        self._file = parquet.open_file(path, metadata=metadata)
+        schema = self._file.schema_arrow
+        self._lists = [name for name in names if kind_of(schema.field(name).type) is list]
+        self._others = [name for name in names if name not in self._lists]
+        self._folded = parquet.open_file(path, self._lists, metadata)
+
+    def read(self, span: Span) -> list[Rows]:
+        """The rows of a span, some at a time. Raises ArrowException, OSError, ValueError."""
+        table, lists = whole(self._file, span, self._others), self._chunks(span)
+        found: list[Rows] = []
+        for start in range(0, table.num_rows, SPAN_ROWS):
+            part = table.slice(start, SPAN_ROWS)
+            columns = {name: one_piece(column) for name, column in zip(part.column_names, part.columns, strict=True)}
+            found.append(columns | {name: chunks.slice(start, SPAN_ROWS) for name, chunks in lists.items()})
+        return found
+
+    def _chunks(self, span: Span) -> dict[str, Any]:
+        import pyarrow as pa
+
+        found: dict[str, list[Any]] = {name: [] for name in self._lists}
+        for group in span if self._lists else ():
+            try:
+                table = self._folded.read_row_group(group, columns=self._lists)
+            except pa.ArrowNotImplementedError:  # where a dictionary had grown too large when it was written
+                table = self._file.read_row_group(group, columns=self._lists)
+            for name, chunks in found.items():
+                chunks += map(folded, table.column(name).chunks)
+        return {name: pa.chunked_array(chunks, folded_type()) for name, chunks in found.items()}
+
+
+def whole(file: Any, span: Span, names: Sequence[str] | None = None) -> Any:
+    """A table of row groups, in one piece: each text once in the dictionary of its column."""
+    return file.read_row_groups(span, columns=names).unify_dictionaries().combine_chunks()
