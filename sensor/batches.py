@@ -25,7 +25,7 @@ from typing import Any
 
 from sensor import native
 from sensor.alerts import alert
-from sensor.columns import ColumnReader, Rows, Span, recording, spans, whole
+from sensor.columns import ColumnReader, Rows, Span, full, recording, spans
 from sensor.ecs_input import ACTIONS
 from sensor.outputs.ecs_json import Document
 from sensor.reading import Limits, Reader
@@ -34,10 +34,11 @@ from sensor.rules.batch import ACTION, BatchMatcher
 from sensor.rules.matcher import Matcher
 from sensor.rules.model import Rule
 
-#: A worker needs half a second to start, in which one process, whose reading has a thread of its own, does half a
-#: million rows; below this many spans for each it is faster alone.
+#: Of what one process does while another starts: with fewer spans for each it is faster alone, since reading has a
+#: thread of its own there.
 _SPANS_PER_WORKER = 48
 _MOST_WORKERS = 8
+_AHEAD = 2  # spans that are read before they are matched
 #: Address space of a worker. pyarrow reserves more than it uses; a batch is some 100 MB at most.
 _WORKER_BYTES = 8 << 30
 
@@ -129,9 +130,10 @@ def _run(job: _Job, todo: Sequence[Span], file: Any = None) -> Iterator[Chunk | 
     try:
         run = _Run(job, file or parquet.open_file(job.path))
         with ThreadPoolExecutor(1, "read") as ahead:  # pyarrow reads without the lock of the interpreter
-            read = [ahead.submit(run.read, todo[0])] if todo else []
-            for number, span in enumerate(todo):
-                read += [ahead.submit(run.read, following) for following in todo[number + 1:number + 2]]
+            read = [ahead.submit(run.read, span) for span in todo[:_AHEAD]]
+            run.compile()
+            for number, span in enumerate(todo, _AHEAD):
+                read += [ahead.submit(run.read, following) for following in todo[number:number + 1]]
                 yield from run.span(span, read.pop(0).result)
                 yield None
     except (pa.ArrowException, parquet.Damaged, OSError, ValueError) as error:
@@ -158,6 +160,10 @@ class _Run:
         self._columns = [name for name in names if name in wanted]
         self._ahead = ColumnReader(job.path, self._columns, file.metadata)
         self._read: tuple[int, Any] = (-1, None)  # a row group and all columns of it
+
+    def compile(self) -> None:
+        """Get ready to match, while the first rows are read."""
+        self._batch.compile()
 
     def read(self, span: Span) -> list[Rows] | None:
         """The columns that rules look at, None where rows have to be measured first. For a thread of its own."""
@@ -208,10 +214,7 @@ class _Run:
     def _full(self, group: int) -> Any:
         """All columns of a row group."""
         if self._read[0] != group:
-            batches = whole(self._file, (group,)).to_batches()
-            if len(batches) != 1:
-                raise ValueError("more than 2 GB of text in one column of a row group")
-            self._read = group, batches[0]
+            self._read = group, full(self._file, group)
         return self._read[1]
 
     def _long(self, group: int) -> Iterator[Chunk]:

@@ -69,7 +69,7 @@ def _has_alerts(file: Any) -> bool:
 def spans(metadata: Any, value_bytes: int) -> Iterator[Span]:
     """Row groups that are read at once. One that may hold a value of more than *value_bytes* stands alone."""
     span: list[int] = []
-    rows, limit = 0, SPAN_ROWS // 4  # of the first: nothing is matched while it is read
+    rows, limit = 0, SPAN_ROWS // 8  # of the first: nothing is matched while it is read
     for number in range(metadata.num_row_groups):
         more = metadata.row_group(number).num_rows
         long = metadata.row_group(number).total_byte_size > value_bytes  # no row is longer than its group
@@ -119,6 +119,26 @@ class ColumnReader:
         return {name: pa.chunked_array(chunks, folded_type()) for name, chunks in found.items()}
 
 
-def whole(file: Any, span: Span, names: Sequence[str] | None = None) -> Any:
-    """A table of row groups, in one piece: each text once in the dictionary of its column."""
+def full(file: Any, group: int) -> Any:
+    """All columns of a row group that have a value there, as one batch.
+
+    Raises:
+        ValueError: A column has more than Arrow puts in one piece.
+    """
+    about = file.metadata.row_group(group)
+    empty = set()
+    for number in range(about.num_columns):
+        column = about.column(number)
+        known = column.statistics if column.is_stats_set else None
+        if known is not None and known.has_null_count and known.null_count == column.num_values:
+            empty.add(column.path_in_schema)
+    names = [name for name in file.schema_arrow.names if name not in empty]
+    batches = file.read_row_group(group, columns=names).combine_chunks().to_batches()
+    if len(batches) != 1:
+        raise ValueError("more than 2 GB of text in one column of a row group")
+    return batches[0]
+
+
+def whole(file: Any, span: Span, names: Sequence[str]) -> Any:
+    """A table of columns of row groups, in one piece: each text once in the dictionary of its column."""
     return file.read_row_groups(span, columns=names).unify_dictionaries().combine_chunks()

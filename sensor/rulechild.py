@@ -9,6 +9,7 @@ the engine checks value by value (rules/plain.py).
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -209,7 +210,13 @@ def main() -> None:
     os._exit(status)
 
 
+def collect_seldom() -> None:
+    """Rules are many small objects that stay: looking through them for garbage again and again takes time."""
+    gc.set_threshold(20_000, 50)
+
+
 def _work(job: int) -> bytes:
+    collect_seldom()
     confine.memory_and_files()
     with contextlib.suppress(OSError):  # a service may have no right to be polite
         os.nice(int(sys.argv[4]))

@@ -47,11 +47,24 @@ class BatchMatcher:
             for action in rule.events:
                 # What the event is called is known: what else a rule says of events of other names is not asked for.
                 by_action.setdefault(action, []).append((number, settled(routed(rule, action), ACTION, action)))
-        self._programs = {action: _Program(pairs, extension) for action, pairs in by_action.items()}
+        self._conditions = by_action
+        self._programs: dict[str, _Program] = {}
+
+    def compile(self) -> None:
+        """Make what ``match`` would make when it comes upon an event's name for the first time."""
+        for action in self._conditions:
+            self._program(action)
+
+    def _program(self, action: str) -> _Program:
+        found = self._programs.get(action)
+        if found is None:
+            found = self._programs[action] = _Program(self._conditions[action], self._extension)
+        return found
 
     def keys(self, known: Iterable[str]) -> set[str]:
         """Those of the *known* keys whose columns ``match`` needs."""
-        wanted = {ACTION, *(field for program in self._programs.values() for field in program.fields)}
+        wanted = {ACTION, *(field for pairs in self._conditions.values() for _, condition in pairs
+                            for field in fields(condition))}
         if ANYWHERE in wanted:
             return {key for key in known if _is_anywhere(key)} | wanted & set(known) | _lists(wanted, known)
         return wanted & set(known) | _lists(wanted, known)
@@ -73,7 +86,7 @@ class BatchMatcher:
         actions, codes = distinct(columns[ACTION])
         columns = {key: column for key, column in columns.items() if column.null_count < len(column)}
         for action, rows in self._dealt(actions, codes):
-            program = self._programs[action]
+            program = self._program(action)
             numbers = rows.numbers
             for place, rules in program.match(_Batch({key: columns[key] for key in program.keys(columns)}, rows)):
                 found[numbers[place]] = rules
@@ -82,7 +95,7 @@ class BatchMatcher:
     def _dealt(self, actions: list[Any], codes: Any) -> Iterator[tuple[str, _Rows]]:
         """The rows of each event that there are rules for."""
         wanted = {each: [code for code, other in enumerate(actions) if other == each]
-                  for each in actions if each in self._programs}
+                  for each in actions if each in self._conditions}
         if self._extension is not None and all(len(places) == 1 for places in wanted.values()):
             dealt = self._extension.deal(codes.buffers()[1], None, codes.offset, len(codes), len(actions))
             yield from ((action, _Rows(dealt[places[0]])) for action, places in wanted.items())

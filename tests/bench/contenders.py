@@ -155,6 +155,7 @@ def _rules(name: str, paths: list[str]) -> tuple[Rule, ...]:
     if name == "cold":
         from sensor.rules import content
 
+        rulechild.collect_seldom()
         return tuple(content.load(discover(paths)).rules)
     return compiled(paths)[0]
 
