@@ -25,7 +25,7 @@ from typing import Any
 
 from sensor import native
 from sensor.alerts import alert
-from sensor.columns import ColumnReader, Rows, Span, full, recording, spans
+from sensor.columns import ColumnReader, Rows, Span, full, is_long, recording, spans
 from sensor.ecs_input import ACTIONS
 from sensor.outputs.ecs_json import Document
 from sensor.reading import Limits, Reader
@@ -167,7 +167,8 @@ class _Run:
 
     def read(self, span: Span) -> list[Rows] | None:
         """The columns that rules look at, None where rows have to be measured first. For a thread of its own."""
-        return None if self._size(span) > self._job.value_bytes and len(span) == 1 else self._ahead.read(span)
+        long = is_long(self._file.metadata, span[0], self._job.value_bytes)  # such a one stands alone
+        return None if long else self._ahead.read(span)
 
     def span(self, span: Span, read: Callable[[], list[Rows] | None]) -> Iterator[Chunk]:
         """Match row groups that *read* gives the columns of."""

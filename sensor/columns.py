@@ -16,6 +16,8 @@ from sensor.rules.batch import ACTION
 
 #: Rows that are matched at once: each step over a column costs as much as some thousand rows do.
 SPAN_ROWS = 131_072
+#: Bytes of the row groups that are read at once, as they are encoded: twice what so many rows of ours take.
+_SPAN_BYTES = 32 << 20
 _KIND = "event.kind"
 
 #: Numbers of row groups that are read and matched at once.
@@ -66,21 +68,27 @@ def _has_alerts(file: Any) -> bool:
     return any("alert" in batch.column(0).dictionary.to_pylist() for batch in batches)
 
 
+def is_long(metadata: Any, group: int, value_bytes: int) -> bool:
+    """Whether a row group may hold a row of more than *value_bytes*, or more rows than are read at once."""
+    about = metadata.row_group(group)
+    return bool(about.total_byte_size > value_bytes or about.num_rows > SPAN_ROWS)  # no row is longer than its group
+
+
 def spans(metadata: Any, value_bytes: int) -> Iterator[Span]:
-    """Row groups that are read at once. One that may hold a value of more than *value_bytes* stands alone."""
+    """Row groups that are read at once; a long one stands alone."""
     span: list[int] = []
-    rows, limit = 0, SPAN_ROWS // 8  # of the first: nothing is matched while it is read
+    rows, size, limit = 0, 0, SPAN_ROWS // 8  # of the first: nothing is matched while it is read
     for number in range(metadata.num_row_groups):
-        more = metadata.row_group(number).num_rows
-        long = metadata.row_group(number).total_byte_size > value_bytes  # no row is longer than its group
-        if span and (long or rows + more > limit):
+        about, long = metadata.row_group(number), is_long(metadata, number, value_bytes)
+        if span and (long or rows + about.num_rows > limit or size + about.total_byte_size > _SPAN_BYTES):
             yield tuple(span)
-            span, rows, limit = [], 0, SPAN_ROWS
+            span, rows, size, limit = [], 0, 0, SPAN_ROWS
         span.append(number)
-        rows += more
+        rows += about.num_rows
+        size += about.total_byte_size
         if long:
             yield tuple(span)
-            span, rows = [], 0
+            span, rows, size = [], 0, 0
     if span:
         yield tuple(span)
 

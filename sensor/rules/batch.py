@@ -40,7 +40,7 @@ class BatchMatcher:
     """Rules compiled for columns of recordings; numbers of rules are places in the sequence given."""
 
     def __init__(self, rules: Sequence[Rule], extension: Extension | None = None) -> None:
-        """Compile; *extension* is that in C, where there is one."""
+        """Nothing is compiled yet; *extension* is that in C, where there is one."""
         self._extension = extension
         by_action: dict[str, list[tuple[int, Condition]]] = {}
         for number, rule in enumerate(rules):

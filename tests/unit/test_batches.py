@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sensor import batches, parquet, resources
+from sensor import batches, columns, parquet, resources
 from sensor.cli import call
 from sensor.reading import Limits, Reader
 from sensor.record import open_recorder
@@ -163,6 +163,22 @@ def test_damage_ends_the_recording_and_is_counted(tmp_path, monkeypatch, workers
     events, _, skipped = by_columns(path, RULES, workers=workers)
     assert events == 80
     assert skipped == {"parquet": 1}
+
+
+@pytest.mark.parametrize(("rows", "size"), [(64, 1 << 30), (1 << 30, 4096), (12, 1 << 30)])
+def test_what_is_read_at_once_is_bounded_in_rows_and_bytes(tmp_path, monkeypatch, rows, size):
+    """Small groups that are heavy, groups of very many rows; and whatever is read at once, the same is found."""
+    path = small_groups(tmp_path / "r.parquet", odd_documents() * 2, monkeypatch)
+    monkeypatch.setattr(columns, "SPAN_ROWS", rows)
+    monkeypatch.setattr(columns, "_SPAN_BYTES", size)
+    metadata = pq.ParquetFile(path).metadata
+    found = list(columns.spans(metadata, 4 << 20))
+    assert [group for span in found for group in span] == list(range(metadata.num_row_groups))
+    for span in found:
+        groups = [metadata.row_group(group) for group in span]
+        assert len(span) == 1 or (sum(group.num_rows for group in groups) <= rows
+                                  and sum(group.total_byte_size for group in groups) <= size)
+    assert by_columns(path, RULES) == by_documents(path, RULES)
 
 
 def test_values_that_are_no_utf8_are_damage(tmp_path):
