@@ -7,12 +7,8 @@ needed, no numpy, and it is imported where it is used because it is optional.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
-
-#: Between the items of a list that is looked up as one text. Arguments of a program can't hold it.
-_SEPARATOR = "\0"
 
 
 def kind_of(column_type: Any) -> type | None:
@@ -71,30 +67,11 @@ def folded(lists: Any) -> Any:
 
     if lists.type == folded_type():
         return lists
-    offsets = pc.add(lists.offsets, number(0))  # of their own, where these lists are a slice
-    return pa.ListArray.from_arrays(offsets, lists.values.dictionary_encode(), mask=lists.is_null())
-
-
-def one_piece(chunks: Any) -> Any:
-    """The array that chunks are together."""
-    return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
-
-
-def take(column: Any, rows: Any) -> Any:
-    """An array of some rows of a column, by their numbers, ascending; folded lists in chunks are unfolded."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if not isinstance(column, pa.ChunkedArray):
-        return column.take(rows)
-    start, done, found, numbers = 0, 0, [], view(rows)
-    for chunk in column.chunks:
-        before, done = done, bisect_left(numbers, start + len(chunk), done)
-        if done > before:
-            some = pc.subtract(rows.slice(before, done - before), number(start))
-            found.append(chunk.take(some).cast(pa.list_(pa.string())))
-        start += len(chunk)
-    return pa.concat_arrays(found) if found else pa.array([], pa.list_(pa.string()))
+    if not len(lists):
+        return pa.array([], folded_type())
+    offsets = pc.subtract(lists.offsets, lists.offsets[0])  # these lists may be a slice of more
+    texts = lists.values.slice(lists.offsets[0].as_py(), offsets[-1].as_py())
+    return pa.ListArray.from_arrays(offsets, texts.dictionary_encode(), mask=lists.is_null())
 
 
 def zeros(rows: int) -> Any:
@@ -123,29 +100,33 @@ def item_of(lists: Any, index: int) -> Any:
 
 
 def _split_lists(array: Any) -> tuple[Any, Any]:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    joined = pc.binary_join(array, _SEPARATOR)
-    lengths = pc.list_value_length(array)
-    # A list with a null item gives null, and an item that holds the separator is one separator too many.
-    separators = pc.sum(pc.max_element_wise(pc.subtract(lengths, number(1)), number(0))).as_py() or 0
-    found = pc.sum(pc.count_substring(joined, _SEPARATOR)).as_py() or 0
-    codes = Codes(len(array))
-    if joined.null_count == array.null_count and separators == found:
-        codes.encode(joined)
-        codes.add(pc.fill_null(lengths, number(0)), (pc.max(lengths).as_py() or 0) + 1)
+    array = folded(array)
+    lengths, codes = pc.list_value_length(array), Codes(len(array))
+    shortest, longest = pc.min_max(lengths).as_py().values()
+    if longest == 1 and not array.null_count:
+        codes.encode(item_of(array, 0).indices)
+        if not shortest:
+            codes.add(lengths, 2)
     else:
-        codes.encode(_list_keys(array))
+        codes.encode(pa.array(_first_rows(array), pa.int64()))
     return array.take(codes.firsts()), codes.codes
 
 
-def _list_keys(array: Any) -> Any:
-    """For each list, of any items, a number that only equal ones have, too: the first row that has such a list."""
-    import pyarrow as pa
+def _first_rows(lists: Any) -> list[int]:
+    """For each list the first row that has such a one; lists stay folded, however long their texts are."""
+    import pyarrow.compute as pc
 
-    items: dict[Any, int] = {}
-    return pa.array([items.setdefault(None if each is None else tuple(each), row)
-                     for row, each in enumerate(array.to_pylist())], pa.int64())
+    items = bytes(view(pc.fill_null(lists.values.indices, number(-1))))
+    ends = [4 * offset for offset in integers(lists.offsets)]
+    known: dict[bytes | None, int] = {}
+    keys: Iterable[bytes | None] = map(items.__getitem__, map(slice, ends, ends[1:]))
+    nulls = integers(lists.is_null().cast("int32")) if lists.null_count else ()
+    if nulls:
+        keys = (None if null else key for key, null in zip(keys, nulls, strict=True))
+    return [known.setdefault(key, row) for row, key in enumerate(keys)]
 
 
 def view(array: Any) -> memoryview:

@@ -19,13 +19,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sensor import native
+from sensor import native, parquet
 from sensor.alerts import alert
-from sensor.columns import ColumnReader, Rows, Span, full, is_long, recording, spans
+from sensor.arrow import distinct, integers
+from sensor.columns import ColumnReader, Rows, Span, full, is_heavy, is_long, recording, spans
 from sensor.ecs_input import ACTIONS
 from sensor.outputs.ecs_json import Document
 from sensor.reading import Limits, Reader
@@ -34,10 +35,14 @@ from sensor.rules.batch import ACTION, BatchMatcher
 from sensor.rules.matcher import Matcher
 from sensor.rules.model import Rule
 
+if TYPE_CHECKING:
+    from sensor.parquet_read import File
+
 #: Of what one process does while another starts: with fewer spans for each it is faster alone, since reading has a
 #: thread of its own there.
 _SPANS_PER_WORKER = 48
 _MOST_WORKERS = 8
+_ROW = "row"  # a column beside those of a recording
 _AHEAD = 2  # spans that are read before they are matched
 #: Address space of a worker. pyarrow reserves more than it uses; a batch is some 100 MB at most.
 _WORKER_BYTES = 8 << 30
@@ -121,14 +126,14 @@ def _accounted(found: Iterator[Chunk], path: str, reader: Reader) -> Iterator[Ch
         yield chunk
 
 
-def _run(job: _Job, todo: Sequence[Span], file: Any = None) -> Iterator[Chunk | None]:
+def _run(job: _Job, todo: Sequence[Span], file: File | None = None) -> Iterator[Chunk | None]:
     """The chunks of some spans, in this process, and None after each span."""
     import pyarrow as pa
 
-    from sensor import parquet
+    from sensor.parquet_read import File
 
     try:
-        run = _Run(job, file or parquet.open_file(job.path))
+        run = _Run(job, file or File(job.path))
         with ThreadPoolExecutor(1, "read") as ahead:  # pyarrow reads without the lock of the interpreter
             read = [ahead.submit(run.read, span) for span in todo[:_AHEAD]]
             run.compile()
@@ -136,26 +141,24 @@ def _run(job: _Job, todo: Sequence[Span], file: Any = None) -> Iterator[Chunk | 
                 read += [ahead.submit(run.read, following) for following in todo[number:number + 1]]
                 yield from run.span(span, read.pop(0).result)
                 yield None
-    except (pa.ArrowException, parquet.Damaged, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         # What came before it in the same batch of rows is lost, too.
         yield Chunk(damage=str(error).partition("\n")[0][:200] or type(error).__name__)
 
 
-def _alone(job: _Job, todo: Sequence[Span], file: Any) -> Iterator[Chunk]:
+def _alone(job: _Job, todo: Sequence[Span], file: File) -> Iterator[Chunk]:
     return (chunk for chunk in _run(job, todo, file) if chunk is not None)
 
 
 class _Run:
     """Rules over row groups of a file."""
 
-    def __init__(self, job: _Job, file: Any) -> None:
-        from sensor import parquet
-
+    def __init__(self, job: _Job, file: File) -> None:
         self._job, self._file = job, file
         self._place = {id(rule): number for number, rule in enumerate(job.rules)}
         self._batch = BatchMatcher(job.rules, native.extension())
         self._stream: Matcher | None = None  # most recordings need none
-        names = self._file.schema_arrow.names
+        names = self._file.schema.names
         wanted = self._batch.keys(names) | {ACTION, parquet.REST}
         self._columns = [name for name in names if name in wanted]
         self._ahead = ColumnReader(job.path, self._columns, file.metadata)
@@ -165,52 +168,49 @@ class _Run:
         """Get ready to match, while the first rows are read."""
         self._batch.compile()
 
-    def read(self, span: Span) -> list[Rows] | None:
+    def read(self, span: Span) -> Rows | None:
         """The columns that rules look at, None where rows have to be measured first. For a thread of its own."""
         long = is_long(self._file.metadata, span[0], self._job.value_bytes)  # such a one stands alone
-        return None if long else self._ahead.read(span)
+        columns = {} if long else self._ahead.read(span)
+        return None if long or is_heavy(columns, self._job.value_bytes) else columns
 
-    def span(self, span: Span, read: Callable[[], list[Rows] | None]) -> Iterator[Chunk]:
+    def span(self, span: Span, read: Callable[[], Rows | None]) -> Iterator[Chunk]:
         """Match row groups that *read* gives the columns of."""
         import pyarrow as pa
 
-        if len(span) == 1:
-            some = read()
-            yield from self._long(span[0]) if some is None else self._short(span, some)
-            return
         try:
-            found = list(self._short(span, read() or []))
+            columns = read()
+            found = None if columns is None else self._short(span, columns)
         except (pa.ArrowException, OSError, ValueError):
+            if len(span) == 1:
+                raise
             # One of them is damaged: those before it are not.
             reader = ColumnReader(self._job.path, self._columns, self._file.metadata)
-            for group in span:
-                yield from self._short((group,), reader.read((group,)))
+            yield from (self._short((group,), reader.read((group,))) for group in span)
             return
-        yield from found
+        if found is not None:
+            yield found
+            return
+        for group in span:
+            yield from self._long(group)
 
     def _size(self, span: Span) -> int:
         return sum(self._file.metadata.row_group(group).total_byte_size for group in span)
 
-    def _short(self, span: Span, pieces: list[Rows]) -> Iterator[Chunk]:
+    def _short(self, span: Span, columns: Rows) -> Chunk:
         """Match rows of which none is too long."""
-        size, rows = self._size(span), sum(len(piece[ACTION]) for piece in pieces)
-        starts = list(accumulate((self._file.metadata.row_group(group).num_rows for group in span), initial=0))
-        start = 0
-        for piece in pieces:
-            end = start + len(piece[ACTION])
-            chunk = Chunk(bytes=size * (end - start) // max(1, rows))
-            hits, odd = self._match(piece)
-            chunk.events += end - start - len(odd)
-            if not self._job.documents:
-                chunk.counts.update(chain.from_iterable(hits.values()))
-                hits = {}
-            told = sorted([*hits, *odd])
-            for group, first, following in zip(span, starts, starts[1:], strict=False):
-                some = [row for row in told if first <= start + row < following]
-                if some:
-                    self._tell(chunk, self._full(group), some, hits, start - first)
-            start = end
-            yield chunk
+        hits, odd = self._match(columns)
+        chunk = Chunk(events=len(columns[ACTION]) - len(odd), bytes=self._size(span))
+        if not self._job.documents:
+            chunk.counts.update(chain.from_iterable(hits.values()))
+            hits = {}
+        told = sorted([*hits, *odd])
+        ends = accumulate(self._file.metadata.row_group(group).num_rows for group in span)
+        for group, (first, following) in zip(span, pairwise([0, *ends]), strict=True):
+            some = [row for row in told if first <= row < following]
+            if some:
+                self._tell(chunk, self._full(group), some, hits, -first)
+        return chunk
 
     def _full(self, group: int) -> Any:
         """All columns of a row group."""
@@ -220,12 +220,12 @@ class _Run:
 
     def _long(self, group: int) -> Iterator[Chunk]:
         """Match rows that have to be measured first."""
-        from sensor import parquet
+        from sensor.parquet_read import pieces
 
         size, rows = self._size((group,)), max(1, self._file.metadata.row_group(group).num_rows)
-        for batch in self._file.iter_batches(parquet.BATCH_ROWS, row_groups=[group]):
+        for batch in self._file.batches(group):
             chunk = Chunk(bytes=size * batch.num_rows // rows)
-            for piece in parquet.pieces(batch, self._job.value_bytes, _skipper(chunk)):
+            for piece in pieces(batch, self._job.value_bytes, _skipper(chunk)):
                 hits, odd = self._match(dict(zip(piece.schema.names, piece.columns, strict=True)))
                 chunk.events += piece.num_rows - len(odd)
                 if not self._job.documents:
@@ -238,9 +238,6 @@ class _Run:
         """Rows that match with their rules, and rows that need to become documents."""
         import pyarrow as pa
         import pyarrow.compute as pc
-
-        from sensor import parquet
-        from sensor.arrow import distinct, integers
 
         actions, codes = distinct(columns[ACTION])
         odd = pc.is_in(codes, pa.array([code for code, each in enumerate(actions) if each not in ACTIONS], pa.int32()))
@@ -259,28 +256,40 @@ class _Run:
 
         *shift* is how far on rows stand in the batch.
         """
-        import pyarrow as pa
-
-        from sensor import parquet
-
         reader = Reader(self._job.kind, Limits(line_bytes=self._job.value_bytes))
-        for start in range(0, len(rows), parquet.SLICE_ROWS):
-            some = rows[start:start + parquet.SLICE_ROWS]
-            places = pa.array([row + shift for row in some])
-            for row, document in zip(some, parquet.documents(batch.take(places)), strict=True):
-                if row in hits:
-                    chunk.hits.append((document, hits[row]))
-                    continue
-                for accepted in reader.accept(document):
-                    chunk.events += 1
-                    if numbers := self._seen_whole(accepted):
-                        chunk.hits.append((accepted, numbers))
+        told = 0
+        for row, document in _documents(batch, rows, shift, self._job.value_bytes, reader.skip):
+            if row in hits:
+                chunk.hits.append((document, hits[row]))
+                told += 1
+                continue
+            for accepted in reader.accept(document):
+                chunk.events += 1
+                if numbers := self._seen_whole(accepted):
+                    chunk.hits.append((accepted, numbers))
+        chunk.events -= sum(row in hits for row in rows) - told  # too long by a column that no rule looks at
         chunk.skipped.update(reader.skipped)
 
     def _seen_whole(self, document: Document) -> tuple[int, ...]:
         """Numbers of the rules that match a document."""
         self._stream = self._stream or Matcher(self._job.rules)
         return tuple(self._place[id(rule)] for rule in self._stream.match(document))
+
+
+def _documents(batch: Any, rows: list[int], shift: int, value_bytes: int,
+               skip: Callable[[str, int], None]) -> Iterator[tuple[int, Document]]:
+    """Those of the rows, each with its document, that are not too long."""
+    import pyarrow as pa
+
+    from sensor.parquet_read import SLICE_ROWS, documents, pieces
+
+    names = batch.schema.names
+    for start in range(0, len(rows), SLICE_ROWS):
+        some = rows[start:start + SLICE_ROWS]
+        taken = batch.take(pa.array([row + shift for row in some]))
+        numbered = pa.record_batch([*taken.columns, pa.array(some, pa.int64())], [*names, _ROW])
+        for piece in pieces(numbered, value_bytes, skip):
+            yield from zip(integers(piece.column(len(names))), documents(piece.select(names)), strict=True)
 
 
 def _skipper(chunk: Chunk) -> Callable[[str, int], None]:
@@ -342,8 +351,6 @@ def _received(connection: Connection) -> Iterator[Chunk]:
 def _work(connection: Connection, job: _Job, todo: Sequence[Span]) -> None:
     """A worker's life."""
     import pyarrow as pa
-
-    from sensor import parquet
 
     parquet.require()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -1,33 +1,36 @@
 """Row groups of a Parquet recording as columns, as many at once as make good use of each step over a column.
 
-Texts stay folded in dictionaries, of which there is one for a column of a span. Lists of texts are read folded,
-too, which takes a fifth of the time, but are left in pieces, one for each row group: they are long, and few rows
-of them are ever looked at.
+Texts stay folded in dictionaries, of which there is one for a column of a span; those in lists, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sensor import parquet
-from sensor.arrow import folded, folded_type, kind_of, one_piece
+from sensor import arrow, parquet
+from sensor.arrow import kind_of
 from sensor.rules.batch import ACTION
+
+if TYPE_CHECKING:
+    from sensor.parquet_read import File
 
 #: Rows that are matched at once: each step over a column costs as much as some thousand rows do.
 SPAN_ROWS = 131_072
 #: Bytes of the row groups that are read at once, as they are encoded: twice what so many rows of ours take.
 _SPAN_BYTES = 32 << 20
+#: Bytes of one column's lists in a span, each as often as it is there.
+_UNFOLDED_BYTES = 256 << 20
 _KIND = "event.kind"
 
 #: Numbers of row groups that are read and matched at once.
 Span = tuple[int, ...]
-#: Key -> array, or chunks of lists, of the same rows.
+#: Key -> array of the same rows.
 Rows = Mapping[str, Any]
 
 
-def recording(path: str) -> Any:
-    """The ParquetFile of a recording that may be read by columns, else None.
+def recording(path: str) -> File | None:
+    """A recording that may be read by columns, else None.
 
     That is sound Parquet, in which every column is one of ours, one of them the action, and which has no alerts.
 
@@ -43,9 +46,11 @@ def recording(path: str) -> Any:
     parquet.require()
     import pyarrow as pa
 
+    from sensor.parquet_read import File, regular
+
     try:
-        file = parquet.open_file(path)
-        if not parquet.regular(file.schema_arrow) or ACTION not in file.schema_arrow.names:
+        file = File(path)
+        if not regular(file.schema) or ACTION not in file.schema.names:
             return None
         if _has_alerts(file):
             return None
@@ -54,18 +59,18 @@ def recording(path: str) -> Any:
     return file
 
 
-def _has_alerts(file: Any) -> bool:
-    if _KIND not in file.schema_arrow.names:
+def _has_alerts(file: File) -> bool:
+    if _KIND not in file.schema.names:
         return False
-    place = file.schema_arrow.names.index(_KIND)
+    place = file.schema.names.index(_KIND)
     unsure = []
     for group in range(file.metadata.num_row_groups):
         column = file.metadata.row_group(group).column(place)
         statistics = column.statistics if column.path_in_schema == _KIND else None
         if statistics is None or not statistics.has_min_max or statistics.min <= "alert" <= statistics.max:
             unsure.append(group)
-    batches = file.iter_batches(SPAN_ROWS, row_groups=unsure, columns=[_KIND]) if unsure else ()
-    return any("alert" in batch.column(0).dictionary.to_pylist() for batch in batches)
+    return any("alert" in batch.column(0).dictionary.to_pylist()
+               for group in unsure for batch in file.batches(group, [_KIND]))
 
 
 def is_long(metadata: Any, group: int, value_bytes: int) -> bool:
@@ -97,37 +102,57 @@ class ColumnReader:
     """Reads some columns of a recording; for one thread."""
 
     def __init__(self, path: str, names: Sequence[str], metadata: Any) -> None:
-        self._file = parquet.open_file(path, metadata=metadata)
-        schema = self._file.schema_arrow
-        self._lists = [name for name in names if kind_of(schema.field(name).type) is list]
+        from sensor.parquet_read import File
+
+        self._file = File(path, metadata)
+        self._lists = [name for name in names if kind_of(self._file.schema.field(name).type) is list]
         self._others = [name for name in names if name not in self._lists]
-        self._folded = parquet.open_file(path, self._lists, metadata)
 
-    def read(self, span: Span) -> list[Rows]:
-        """The rows of a span, some at a time. Raises ArrowException, OSError, ValueError."""
-        table, lists = whole(self._file, span, self._others), self._chunks(span)
-        found: list[Rows] = []
-        for start in range(0, table.num_rows, SPAN_ROWS):
-            part = table.slice(start, SPAN_ROWS)
-            columns = {name: one_piece(column) for name, column in zip(part.column_names, part.columns, strict=True)}
-            found.append(columns | {name: chunks.slice(start, SPAN_ROWS) for name, chunks in lists.items()})
-        return found
-
-    def _chunks(self, span: Span) -> dict[str, Any]:
+    def read(self, span: Span) -> Rows:
+        """The rows of a span. Raises ArrowException, OSError, ValueError."""
         import pyarrow as pa
 
-        found: dict[str, list[Any]] = {name: [] for name in self._lists}
-        for group in span if self._lists else ():
-            try:
-                table = self._folded.read_row_group(group, columns=self._lists)
-            except pa.ArrowNotImplementedError:  # where a dictionary had grown too large when it was written
-                table = self._file.read_row_group(group, columns=self._lists)
-            for name, chunks in found.items():
-                chunks += map(folded, table.column(name).chunks)
-        return {name: pa.chunked_array(chunks, folded_type()) for name, chunks in found.items()}
+        found = _one_piece(self._file.texts(span, self._others))
+        if self._lists:
+            found |= _one_piece(pa.concat_tables([self._file.table(group, self._lists) for group in span]))
+        return found
 
 
-def full(file: Any, group: int) -> Any:
+def is_heavy(columns: Rows, value_bytes: int) -> bool:
+    """Whether some list comes to more than *value_bytes*, or all to more than is unfolded at once."""
+    return any(_is_heavy(column, value_bytes) for column in columns.values() if kind_of(column.type) is list)
+
+
+def _is_heavy(lists: Any, value_bytes: int) -> bool:
+    import pyarrow.compute as pc
+
+    from sensor.parquet_read import lengths_of
+
+    sizes, counts = pc.binary_length(lists.values.dictionary), pc.list_value_length(lists)
+    longest = max(1, pc.max(sizes).as_py() or 0)
+    # Only lists of many items may be too long: looking at the items of all takes longer than reading them.
+    some = lists.filter(pc.greater(counts, arrow.number(value_bytes // longest)))
+    if len(some) and pc.max(lengths_of(some)).as_py() > value_bytes:
+        return True
+    return (longest * len(lists.values) > _UNFOLDED_BYTES
+            and pc.sum(sizes.take(lists.values.indices)).as_py() > _UNFOLDED_BYTES)
+
+
+def _one_piece(table: Any) -> dict[str, Any]:
+    """Each column as one array, with each text once in its dictionary.
+
+    Raises:
+        ValueError: A column has more than Arrow puts in one piece.
+    """
+    batches = table.unify_dictionaries().combine_chunks().to_batches()
+    if len(batches) > 1:
+        raise ValueError("more than 2 GB of text in one column")
+    if batches:
+        return dict(zip(table.column_names, batches[0].columns, strict=True))
+    return {name: column.combine_chunks() for name, column in zip(table.column_names, table.columns, strict=True)}
+
+
+def full(file: File, group: int) -> Any:
     """All columns of a row group that have a value there, as one batch.
 
     Raises:
@@ -140,13 +165,8 @@ def full(file: Any, group: int) -> Any:
         known = column.statistics if column.is_stats_set else None
         if known is not None and known.has_null_count and known.null_count == column.num_values:
             empty.add(column.path_in_schema)
-    names = [name for name in file.schema_arrow.names if name not in empty]
-    batches = file.read_row_group(group, columns=names).combine_chunks().to_batches()
+    names = [name for name in file.schema.names if name not in empty]
+    batches = file.table(group, names).unify_dictionaries().combine_chunks().to_batches()
     if len(batches) != 1:
         raise ValueError("more than 2 GB of text in one column of a row group")
     return batches[0]
-
-
-def whole(file: Any, span: Span, names: Sequence[str]) -> Any:
-    """A table of columns of row groups, in one piece: each text once in the dictionary of its column."""
-    return file.read_row_groups(span, columns=names).unify_dictionaries().combine_chunks()

@@ -76,10 +76,10 @@ class Hunt:
 
     def _places(self, path: str, reader: Reader) -> Iterator[tuple[int, tuple[bool | None, ...]]]:
         """Numbers of rows and what SQL says of each rule there, None where the engine has to be asked."""
-        from sensor import parquet
+        from sensor import parquet, parquet_read
         from sensor.rules.sql import select
 
-        names = parquet.open_file(path).schema_arrow.names
+        names = parquet_read.File(path).schema.names
         database = open_database()
         known = any_of(*(Text("event.action", Relation.EQUALS, action, cased=True) for action in sorted(ACTIONS)))
         query = select(self._conditions, {key: kind for key, kind in parquet.columns().items() if key in names},
@@ -166,9 +166,9 @@ def _documents(path: str, places: Iterator[tuple[int, tuple[bool | None, ...]]],
     """The documents of ascending places, read batch by batch; row groups without any are not read."""
     import pyarrow as pa
 
-    from sensor import parquet
+    from sensor import parquet_read
 
-    file = parquet.open_file(path)
+    file = parquet_read.File(path)
     wanted = next(places, None)
     first = 0
     for group in range(file.metadata.num_row_groups):
@@ -177,28 +177,30 @@ def _documents(path: str, places: Iterator[tuple[int, tuple[bool | None, ...]]],
             return
         if wanted[0] < end:
             start = first
-            for batch in file.iter_batches(parquet.BATCH_ROWS, row_groups=[group]):
+            for batch in file.batches(group):
                 rows, answers = [], []
                 while wanted is not None and wanted[0] < start + batch.num_rows:
                     rows.append(wanted[0] - start)
                     answers.append(wanted[1])
                     wanted = next(places, None)
                 start += batch.num_rows
-                yield from _some(parquet, batch.take(pa.array(rows, pa.int64())), answers, reader)
+                yield from _some(batch.take(pa.array(rows, pa.int64())), answers, reader)
         first = end
 
 
-def _some(parquet: Any, batch: Any, answers: list[tuple[bool | None, ...]], reader: Reader,
+def _some(batch: Any, answers: list[tuple[bool | None, ...]], reader: Reader,
           ) -> Iterator[tuple[Document, tuple[bool | None, ...]]]:
-    for start in range(0, batch.num_rows, parquet.SLICE_ROWS):
-        part = batch.slice(start, parquet.SLICE_ROWS)
-        short = sum(piece.num_rows for piece in parquet.pieces(part, reader.line_bytes, lambda *_: None))
+    from sensor.parquet_read import SLICE_ROWS, documents, pieces
+
+    for start in range(0, batch.num_rows, SLICE_ROWS):
+        part = batch.slice(start, SLICE_ROWS)
+        short = sum(piece.num_rows for piece in pieces(part, reader.line_bytes, lambda *_: None))
         # Where some row is too long each is looked at alone, so that answers stay with their rows.
         size = part.num_rows if short == part.num_rows else 1
         for first in range(0, part.num_rows, size):
             of_these = iter(answers[start + first:start + first + size])
-            for piece in parquet.pieces(part.slice(first, size), reader.line_bytes, reader.skip):
-                for document in parquet.documents(piece):
+            for piece in pieces(part.slice(first, size), reader.line_bytes, reader.skip):
+                for document in documents(piece):
                     yield document, next(of_these)
 
 

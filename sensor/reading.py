@@ -282,12 +282,12 @@ class Reader:
         return True
 
     def _parquet(self, path: str) -> Iterator[Document]:
-        from sensor import parquet  # pyarrow is optional, and slow to import
+        from sensor import parquet, parquet_read  # pyarrow is optional, and slow to import
 
         if path == STDIN:
             raise UsageError("Parquet can't be read from a pipe: name the file")
         try:
-            for document in parquet.read(path, self._limits.line_bytes, self._progress, self.skip):
+            for document in parquet_read.read(path, self._limits.line_bytes, self._progress, self.skip):
                 yield from self.accept(document)
         except parquet.Damaged as error:
             self.skip("parquet")

@@ -220,13 +220,15 @@ def _work(job: int) -> bytes:
     confine.memory_and_files()
     with contextlib.suppress(OSError):  # a service may have no right to be polite
         os.nice(int(sys.argv[4]))
-    from sensor.rules import content, correlation_read, sigma, sigma_pipeline  # noqa: F401  before files are closed
-    from sensor.rules.falco import frontend  # noqa: F401
-    from sensor.rules.matcher import Matcher
-
     text = Path(f"/proc/self/fd/{job}").read_bytes()
     head, _, rest = text.partition(b"\n")
     placeholders, pipelines = json.loads(head)
+    from sensor.rules import content, correlation_read, sigma  # noqa: F401  before files are closed
+    from sensor.rules.falco import frontend  # noqa: F401
+    from sensor.rules.matcher import Matcher
+
+    if pipelines:
+        from sensor.rules import sigma_pipeline  # noqa: F401
     options = Options({name: tuple(values) for name, values in placeholders.items()}, tuple(pipelines))
     confine.cpu_time()
     confine.calls()  # after which limits can't be changed any more

@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sensor.arrow import Codes, distinct, integers, item_of, kind_of, rows_with, split, take, view
+from sensor.arrow import Codes, distinct, integers, item_of, kind_of, rows_with, split, view
 from sensor.rules.columns import ColumnScanner, Extension, JoinedCodes
 from sensor.rules.condition import ANYWHERE, FALSE, TRUE, Condition, Predicate, fields, predicates
 from sensor.rules.decide import Test, document_condition, is_cheap, necessary, residual, settled
@@ -73,9 +73,8 @@ class BatchMatcher:
         """Row -> numbers of the rules that match, ascending; rows without a match are left out.
 
         Args:
-            columns: Key -> Arrow array of texts (also in a dictionary), int64, booleans or lists of
-                texts, which may also be in chunks. Texts are the event's own: rows with escaped ones don't
-                belong here.
+            columns: Key -> Arrow array of texts, int64, booleans or lists of texts; texts also in a
+                dictionary. They are the event's own: rows with escaped ones don't belong here.
 
         Raises:
             ValueError: A text is no UTF-8.
@@ -296,7 +295,7 @@ class _Batch:
         """Distinct values of a column, or of its lists' items at a place, and the codes of its rows: arrays."""
         found = self._split.get((key, index))
         if found is None:
-            column = take(self.columns[key], self.rows.array)
+            column = self.columns[key].take(self.rows.array)
             found = self._split[key, index] = split(column if index < 0 else item_of(column, index))
         return found
 

@@ -11,7 +11,7 @@ What the values mean (text forms, numbers, case, undecodable bytes) is defined i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
 from dataclasses import dataclass
 from enum import Enum
 
@@ -79,11 +79,15 @@ class Wildcard:
 
 @dataclass(frozen=True, slots=True)
 class Regex:
-    """RE2's syntax and meaning, found anywhere in the text; ``flags`` out of ``ims``."""
+    """RE2's syntax and meaning, found anywhere in the text; ``flags`` out of ``ims``.
+
+    ``literals``: what ``guards.literals_of`` found of it at an earlier start, None where it was not asked.
+    """
 
     field: str
     pattern: str
     flags: str = ""
+    literals: tuple[str, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,15 +222,19 @@ def negate(condition: Condition) -> Condition:
     return TRUE if condition == FALSE else Not(condition)
 
 
-def predicates(condition: Condition) -> Iterator[Predicate]:
+def predicates(condition: Condition) -> list[Predicate]:
     """Every predicate of the tree, in reading order, doubles included."""
-    if isinstance(condition, (And, Or)):
-        for item in condition.items:
-            yield from predicates(item)
-    elif isinstance(condition, Not):
-        yield from predicates(condition.item)
-    else:
-        yield condition
+    found: list[Predicate] = []
+    left: list[Condition] = [condition]
+    while left:
+        each = left.pop()
+        if isinstance(each, (And, Or)):
+            left += each.items[::-1]
+        elif isinstance(each, Not):
+            left.append(each.item)
+        else:
+            found.append(each)
+    return found
 
 
 def fields(condition: Condition) -> tuple[str, ...]:

@@ -31,10 +31,15 @@ def load(sources: Sequence[Source], limits: Limits = LIMITS, options: Options = 
 
 def compile_rules(gathered: Gathered, limits: Limits = LIMITS, options: Options = NO_OPTIONS) -> RuleSet:
     """The same of files that have been read."""
-    from sensor.rules import sigma, sigma_pipeline  # pySigma: only where rules are parsed
+    from sensor.rules import sigma  # pySigma: only where rules are parsed
 
-    transform = sigma_pipeline.load([(file.display, _named(file)) for file in gathered.pipelines])
-    loading = _Loading(limits, sigma.Reading(options=options, transform=transform))
+    reading = sigma.Reading(options=options)
+    if gathered.pipelines:
+        from sensor.rules import sigma_pipeline  # takes as long to import as fifty rules to read
+
+        pipelines = [(file.display, _named(file)) for file in gathered.pipelines]
+        reading = replace(reading, transform=sigma_pipeline.load(pipelines))
+    loading = _Loading(limits, reading)
     for file in gathered.files:
         loading.add(file)
     loading.compile_falco()

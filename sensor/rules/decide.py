@@ -38,13 +38,19 @@ Test = Callable[[Document], bool]
 
 def settled(condition: Condition, field: str, value: Scalar) -> Condition:
     """The same condition where *field* is known to have this one value."""
+    if not any(each.field == field for each in predicates(condition)):
+        return condition  # as most: what follows builds the tree anew
+    return _settled(condition, field, value)
+
+
+def _settled(condition: Condition, field: str, value: Scalar) -> Condition:
     if isinstance(condition, (And, Or)):
-        items = tuple(settled(item, field, value) for item in condition.items)
+        items = tuple(_settled(item, field, value) for item in condition.items)
         if all(map(is_, items, condition.items)):
             return condition
         return all_of(*items) if isinstance(condition, And) else any_of(*items)
     if isinstance(condition, Not):
-        return negate(settled(condition.item, field, value))
+        return negate(_settled(condition.item, field, value))
     if condition.field != field or isinstance(condition, PAIRED):
         return condition
     return TRUE if satisfied(condition, value) else FALSE

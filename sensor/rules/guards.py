@@ -65,11 +65,18 @@ def _wildcard_guards(predicate: Wildcard) -> list[Condition]:
 
 
 def _regex_guards(predicate: Regex) -> list[Condition]:
-    literals = necessary_literals(predicate.pattern)
+    literals = literals_of(predicate)
     if not literals:
         return []
     # Folding makes the guard wider than the expression, with or without the flag for case.
-    return [any_of(*(Text(predicate.field, Relation.CONTAINS, text) for text in sorted(literals)))]
+    return [any_of(*(Text(predicate.field, Relation.CONTAINS, text) for text in literals))]
+
+
+def literals_of(predicate: Regex) -> tuple[str, ...]:
+    """``necessary_literals`` of an expression, sorted; known already where it was compiled before."""
+    if predicate.literals is not None:
+        return predicate.literals
+    return tuple(sorted(necessary_literals(predicate.pattern)))
 
 
 @lru_cache(maxsize=4096)

@@ -36,11 +36,12 @@ from sensor.rules.condition import (
     predicates,
 )
 from sensor.rules.falco.model import FalcoRule, FalcoUnsupported
+from sensor.rules.guards import literals_of
 from sensor.rules.linear import compile_pattern
 from sensor.rules.model import Correlation, Expression, Kind, Refused, Rule, RuleSet, Threshold, Unsupported
 from sensor.rules.valuetests import document_test
 
-FORMAT = 1
+FORMAT = 2
 MAX_BYTES = 32 << 20  # 2,000 rules as people write them take 4 MB
 MAX_DEPTH = 128  # rules are refused at 64; filters and Falco's bounds add a few
 MAX_PARTS = 1_000_000  # parts of all conditions when written out: what a walk over all of them costs
@@ -110,11 +111,13 @@ class _Nodes:
         elif isinstance(node, Wildcard):
             parts = [part if isinstance(part, str) else [part.value] for part in node.parts]
             row = ["Wildcard", node.field, parts, node.cased]
+        elif isinstance(node, Regex):
+            row = ["Regex", node.field, node.pattern, list(literals_of(node)), node.flags]
         else:
             values = [getattr(node, item.name) for item in dataclasses.fields(node)]
             row = [type(node).__name__, *(value.value if isinstance(value, Enum) else value for value in values)]
         # 1, 1.0 and True are one key to a dictionary.
-        key = (*map(str, row), row[-1].__class__) if row[0] == "Wildcard" else (*row, row[-1].__class__)
+        key = (*map(str, row), row[-1].__class__) if row[0] in ("Wildcard", "Regex") else (*row, row[-1].__class__)
         number = self._numbers.get(key)
         if number is None:
             number = self._numbers[key] = len(self.rows)
@@ -161,12 +164,20 @@ def _list(value: Any) -> list[Any]:
     return list(value)
 
 
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(map(_text, _list(value)))
+
+
+def _regex(field: str, pattern: str, literals: tuple[str, ...], flags: str) -> Regex:
+    return Regex(field, pattern, flags, literals)
+
+
 _GLOB, _RELATION, _ORDER, _UNIT = map(_member, (Glob, Relation, Order, Unit))
 
 #: Kind of predicate -> (class, how each of its values is read).
 _PREDICATES: dict[str, tuple[Any, tuple[Callable[[Any], Any], ...]]] = {
     "Text": (Text, (_text, _RELATION, _text, _truth)), "Wildcard": (Wildcard, (_text, _parts, _truth)),
-    "Regex": (Regex, (_text, _text, _text)), "Number": (Number, (_text, _ORDER, _number)),
+    "Regex": (_regex, (_text, _text, _texts, _text)), "Number": (Number, (_text, _ORDER, _number)),
     "Network": (Network, (_text, _text)), "TimePart": (TimePart, (_text, _UNIT, _ORDER, _number)),
     "FieldMatch": (FieldMatch, (_text, _RELATION, _text)), "Present": (Present, (_text,)),
     "Bits": (Bits, (_text, _integer)), "Elapsed": (Elapsed, (_text, _ORDER, _number, _text)),
@@ -236,10 +247,6 @@ class _Reading:
 
 
 # --- records ---------------------------------------------------------------------------------------
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(map(_text, _list(value)))
 
 
 def _text_rows(value: Any) -> tuple[tuple[str, ...], ...]:

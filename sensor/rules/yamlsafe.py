@@ -17,6 +17,8 @@ import yaml
 MAX_DEPTH = 32  # rules nest five deep; the front-ends recurse over what passes here
 MAX_DIGITS = 64  # turning digits into an integer takes quadratic time
 
+_TEXT = "tag:yaml.org,2002:str"
+
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -115,7 +117,7 @@ def _documents(loader: Any) -> Iterator[Any]:
     while loader.check_event():
         event = loader.get_event()
         line = event.start_mark.line + 1
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+        if getattr(event, "anchor", None) is not None:  # an alias has one, too
             raise YamlError(line, "anchors and aliases are not accepted")
         if isinstance(event, yaml.ScalarEvent):
             builder.add(_scalar(loader, event, line), line)
@@ -139,11 +141,12 @@ def _scalar(loader: Any, event: Any, line: int) -> Any:
         raise YamlError(line, "merge keys are not accepted")
     if tag == "tag:yaml.org,2002:int" and len(event.value) > MAX_DIGITS:
         raise YamlError(line, f"a number of more than {MAX_DIGITS} digits")
+    if tag == _TEXT:
+        if not event.value.isascii() and any("\ud800" <= char <= "\udfff" for char in event.value):
+            raise YamlError(line, "a lone surrogate is no text")
+        return event.value
     node = yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark)
     try:
-        value = loader.construct_object(node)
+        return loader.construct_object(node)
     except (ValueError, OverflowError) as error:
         raise YamlError(line, f"not a value: {event.value[:40]!r}: {error}") from error
-    if isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-        raise YamlError(line, "a lone surrogate is no text")
-    return value

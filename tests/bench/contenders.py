@@ -93,6 +93,9 @@ def measure(path: Path, count: int, match: Callable[[Document], Iterable[Any]],
 
 def by_columns(path: Path, rules: tuple[Rule, ...], workers: int, *, documents: bool) -> dict[str, Any]:
     """Batches over Parquet. Its seconds are those of a clock on the wall: reading has a thread of its own."""
+    import pyarrow.compute
+    import pyarrow.parquet  # noqa: F401  before the clock starts, as what the others need is imported
+
     from sensor.batches import chunks
     from sensor.reading import Reader
 
@@ -109,6 +112,7 @@ def by_columns(path: Path, rules: tuple[Rule, ...], workers: int, *, documents: 
 
 def by_sql(path: Path, rules: tuple[Rule, ...]) -> dict[str, Any]:
     """DuckDB over Parquet, as `sensor hunt` does it. Seconds of a clock on the wall: it has a thread a processor."""
+    import duckdb  # noqa: F401
     import pyarrow.parquet
 
     from sensor.hunting import Hunt

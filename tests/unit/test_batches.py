@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sensor import batches, columns, parquet, resources
+from sensor import arrow, batches, columns, parquet, parquet_read, resources
 from sensor.cli import call
 from sensor.reading import Limits, Reader
 from sensor.record import open_recorder
@@ -119,7 +122,7 @@ def test_batches_of_hits_and_without_are_paired_with_their_documents(tmp_path, m
     for number in (37, 38, 90):
         documents[number]["process"]["command_line"] = f"needle {number}"
     path = convert(tmp_path / "r.parquet", documents)
-    monkeypatch.setattr(parquet, "BATCH_ROWS", 8)
+    monkeypatch.setattr(parquet_read, "_BATCH_ROWS", 8)
     rules = [made(0, Text("process.command_line", Relation.PREFIX, "needle"))]
     _, found, _ = by_columns(path, rules)
     assert [document for document, _ in found] == [documents[number] for number in (37, 38, 90)]
@@ -212,8 +215,8 @@ SINGLE = ("--rules", "rules/persistence", "--rules", "rules/credential_access")
 
 def test_the_summary_of_parquet_is_that_of_lines(tmp_path, capfd, monkeypatch):
     """The command makes no documents for it, and tells the same."""
-    monkeypatch.setattr(parquet, "read", None)
-    monkeypatch.setattr(parquet, "documents", None)
+    monkeypatch.setattr(parquet_read, "read", None)
+    monkeypatch.setattr(parquet_read, "documents", None)
     lines = str(RECORDINGS[0])
     path = convert(tmp_path / "r.parquet", list(Reader().documents(lines)))
     said = []
@@ -229,7 +232,7 @@ def test_the_summary_of_parquet_is_that_of_lines(tmp_path, capfd, monkeypatch):
 def test_replay_of_parquet_ends_as_that_of_lines(tmp_path, extra, capfd, monkeypatch):
     """The command's output and summary, but for the time it took, are the same for both formats."""
     if extra:
-        monkeypatch.setattr(parquet, "read", None)  # by columns, then
+        monkeypatch.setattr(parquet_read, "read", None)  # by columns, then
     lines = str(RECORDINGS[0])
     path = convert(tmp_path / "r.parquet", list(Reader().documents(lines)))
 
@@ -244,3 +247,81 @@ def test_replay_of_parquet_ends_as_that_of_lines(tmp_path, extra, capfd, monkeyp
     monitored = replayed(lines)
     assert monitored[0]
     assert replayed(path) == monitored
+
+
+def lists_of(rows: int, texts: list[str], items: Any) -> Any:
+    """So many lists of the texts whose places items(row) gives, all in one dictionary."""
+    places = [items(row) for row in range(rows)]
+    offsets = [0, *accumulate(map(len, places))]
+    values = pa.DictionaryArray.from_arrays(pa.array([*chain(*places)], pa.int32()), pa.array(texts))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
+
+
+def write_lists(path: Path, lists: Any, **options: Any) -> str:
+    """A recording of others: the file does not say that its lists were folded."""
+    table = pa.table({"event.action": ["process-exec"] * len(lists), "process.args": lists})
+    pq.write_table(table, path, store_schema=False, **options)
+    return str(path)
+
+
+ARGS = [made(0, Text("process.args.1", Relation.EQUALS, "a7"), events=("process-exec",)),
+        made(1, Text("process.args", Relation.CONTAINS, "xa"), events=("process-exec",)),
+        made(2, Regex("process.args", "^a3$"), events=("process-exec",))]
+
+
+def test_a_dictionary_of_lists_that_ends_early_is_read_on(tmp_path):
+    """What was written after it had grown too large is folded, too."""
+    lists = pa.array([[f"a{row % 20}", f"a{row % 9000}"] if row % 50 else [] for row in range(20_000)],
+                     pa.list_(pa.string()))
+    path = write_lists(tmp_path / "r.parquet", lists, dictionary_pagesize_limit=20_000, data_page_size=1000)
+    (column,) = parquet_read.File(path).table(0, ["process.args"]).columns
+    assert (column.num_chunks, column.type) == (1, arrow.folded_type())
+    events, found, skipped = by_columns(path, ARGS)
+    assert (events, skipped) == (20_000, {})
+    assert [document["process"]["args"] for document, _ in found] == [
+        row for row in lists.to_pylist() if row[1:] == ["a7"] or "a3" in row]
+
+
+def test_foreign_columns_in_which_texts_unfold_are_read_in_few_rows(tmp_path):
+    """Structures and lists of lists come as documents, a few at a time."""
+    rows = [{"event": {"action": "process-exec"}, "more": [["x"], [str(number)]]} for number in range(200)]
+    path = tmp_path / "r.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert max(batch.num_rows for batch in parquet_read.File(str(path)).batches(0)) == 64
+    assert list(Reader().documents(str(path))) == rows
+
+
+@pytest.mark.parametrize(("limit", "heavy"), [(64, 1 << 20), (1 << 20, 100)])
+def test_lists_that_unfold_to_too_much_are_measured_first(tmp_path, monkeypatch, limit, heavy):
+    """A row that is too long by texts that it has again and again, or too many of them together: the same pairs."""
+    monkeypatch.setattr(columns, "_UNFOLDED_BYTES", heavy)
+    lists = lists_of(300, ["x" * 10, *(f"a{number}" for number in range(9))],
+                     lambda row: [0] * (row % 9) + [1 + row % 9])
+    path = write_lists(tmp_path / "r.parquet", lists, row_group_size=64)
+    limits = Limits(line_bytes=limit)
+    events, found, skipped = by_columns(path, ARGS, limits)
+    assert found
+    assert (events, found, skipped) == by_documents(path, ARGS, limits)
+    assert bool(skipped) == (limit == 64)
+
+
+_BOMB = """
+import sys
+from pathlib import Path
+from tests.unit.test_batches import ARGS, by_columns, by_documents
+events, found, _ = (by_columns if sys.argv[2] == "columns" else by_documents)(sys.argv[1], ARGS)
+print(events, len(found), int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) >> 10)
+"""
+
+
+@pytest.mark.parametrize("way", ["columns", "documents"])
+def test_a_long_text_in_many_lists_is_not_unfolded(tmp_path, way):
+    """Half a gigabyte of arguments, out of a file of a few kilobytes: they are not held at once."""
+    lists = lists_of(1000, ["x" * 500_000, *(f"a{number}" for number in range(500))], lambda row: [0, 1 + row % 500])
+    path = write_lists(tmp_path / "bomb.parquet", lists)
+    assert Path(path).stat().st_size < 1 << 20
+    command = [sys.executable, "-c", _BOMB, path, way]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    events, found, megabytes = map(int, done.stdout.split())
+    assert (events, found) == (1000, 4)
+    assert megabytes < 350

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sensor import hunting, parquet, resources
+from sensor import hunting, parquet, parquet_read, resources
 from sensor.cli import call
 from sensor.errors import UsageError
 from sensor.hunting import Hunt, moment
@@ -41,7 +41,7 @@ def test_odd_rows_are_found_and_skipped_as_by_replay(tmp_path, monkeypatch, limi
     """Escaped bytes, foreign keys, long rows, in row groups and batches of a few rows."""
     monkeypatch.setattr(parquet, "_GROUP_ROWS", 16)
     path = convert(tmp_path / "r*[1].parquet", odd_documents())
-    monkeypatch.setattr(parquet, "BATCH_ROWS", 5)
+    monkeypatch.setattr(parquet_read, "_BATCH_ROWS", 5)
     limits, matcher = Limits(line_bytes=limit), Matcher(RULES)
     wanted = [(document, tuple(matched)) for document in Reader(limits=limits).documents(path)
               if (matched := matcher.match(document))]

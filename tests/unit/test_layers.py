@@ -20,8 +20,8 @@ LAYERS = {
     "rules.condition": 1, "rules.values": 1,
     "process": 2, "rules": 2, "rules.falco": 2, "document": 2,
     "alerts": 3, "pipeline": 3, "parts": 3, "classes": 3, "speed": 3,
-    "outputs": 4, "record": 4, "reading": 4, "replay": 4, "ecs_input": 4, "parquet": 4, "columns": 4, "hunting": 4,
-    "report": 4,
+    "outputs": 4, "record": 4, "reading": 4, "replay": 4, "ecs_input": 4, "parquet": 4, "parquet_read": 4, "columns": 4,
+    "hunting": 4, "report": 4,
 }
 #: Where everything not named above belongs: the loader, the supervisor, the daemon, the command line.
 TOP = 5

@@ -51,14 +51,13 @@ def nested(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def arrays(table: list[dict[str, Any]], folded: bool) -> dict[str, Any]:
-    """Columns of rows, the texts plain or in dictionaries, and then lists of them in two chunks."""
+    """Columns of rows, the texts plain or in dictionaries, and then those in lists, too."""
     found = {}
     for key in ("event.action", *KEYS):
         kind = columns()[key]
         array = pa.array([row.get(key) for row in table], KINDS[kind])
         if folded and kind is list:
-            half = len(table) // 2
-            array = pa.chunked_array([arrow.folded(array[:half]), arrow.folded(array[half:])], arrow.folded_type())
+            array = arrow.folded(array)
         found[key] = array.dictionary_encode() if folded and kind is str else array
     return found
 
@@ -138,10 +137,14 @@ def test_rows_of_other_events_match_nothing():
 _items = st.none() | st.sampled_from(["", "a", "\0", "a\0", "ab"])
 
 
-@given(st.lists(st.none() | st.lists(_items, max_size=3), max_size=9), st.integers(0, 9))
-def test_lists_are_told_apart_whatever_is_in_them(lists, start):
-    """None, no items, an empty one, none at all, one that holds what stands between joined ones; also in slices."""
-    array = pa.array(lists, pa.list_(pa.string()))[start:]
+_lists = st.sampled_from([1, 3]).flatmap(lambda most: st.lists(st.none() | st.lists(_items, max_size=most), max_size=9))
+
+
+@given(_lists, st.integers(0, 9), st.booleans())
+def test_lists_are_told_apart_whatever_is_in_them(lists, start, folded):
+    """None, no items, an empty one, none at all; folded or not; also in slices."""
+    array = pa.array(lists, pa.list_(pa.string()))
+    array = (arrow.folded(array) if folded else array)[start:]
     values, codes = arrow.distinct(array)
     assert [values[code] for code in codes.to_pylist()] == array.to_pylist()
     assert len({repr(value) for value in values}) == len(values)
