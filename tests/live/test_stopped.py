@@ -105,7 +105,7 @@ def missed(sensor: Sensor, workloads: Workloads, place: Path, standing: Abstract
         truth = workloads.run("flood", place, FLOOD, 1, 0)
         time.sleep(seconds)
     goes_on(sensor, engine, attached)
-    assert truth["opens"] == FLOOD
+    assert truth["events"] == FLOOD
     assert 0 < FLOOD - sensor.counted <= sensor.flow(type="file_open")[2]
 
 

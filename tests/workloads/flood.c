@@ -1,9 +1,11 @@
-/* flood DIR (absolute, empty) [N=1000000] [PROCESSES=4] [EXECS=0]: opens for writing as fast as they go.
+/* flood DIR (absolute, empty) [N=1000000] [PROCESSES=4] [EXECS=0] [CHANGES=0]: opens for writing as fast as they go.
  *
- * N opens in all, shared among the processes, each on a file of its own. EXECS programs are run by
- * this process meanwhile, one after the other: they must not drown.
+ * N events in all, shared among the processes, each on a file of its own. With CHANGES each open is followed by a
+ * chmod and a chown by descriptor, as when archives are unpacked. EXECS programs are run by this process meanwhile,
+ * one after the other: they must not drown.
  */
 #include "workload.h"
+#include <stdbool.h>
 #include <time.h>
 
 extern char **environ;
@@ -15,6 +17,24 @@ static double now(void)
 	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
+/* So many events on a file of a directory; *done counts them. */
+static void flood(int directory, const char *name, long share, bool changes, volatile long *done)
+{
+	uid_t uid = getuid();
+	gid_t gid = getgid();
+
+	while (*done < share) {
+		int fd = (int)must(openat(directory, name, O_WRONLY | O_CREAT, 0600), name);
+		++*done;
+		if (changes && *done + 2 <= share) {
+			must(fchmod(fd, 0600), name);
+			must(fchown(fd, uid, gid), name);
+			*done += 2;
+		}
+		close(fd);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 2 && !strcmp(argv[1], "--exit"))
@@ -22,6 +42,8 @@ int main(int argc, char **argv)
 	if (argc < 2 || argv[1][0] != '/')
 		return 2;
 	long n = number(argc, argv, 2, 1000000), processes = number(argc, argv, 3, 4), execs = number(argc, argv, 4, 0);
+	int directory = (int)must(open(argv[1], O_PATH | O_DIRECTORY), argv[1]);
+	bool changes = number(argc, argv, 5, 0) != 0;
 	if (n < 1 || n > 10000000 || processes < 1 || processes > 64)
 		return 2;
 	volatile long *done = shared((size_t)processes * 64);
@@ -31,15 +53,11 @@ int main(int argc, char **argv)
 	json_self("flood");
 	double started = now();
 	for (long p = 0; p < processes; p++) {
-		char *path = text("%s/flooded-%ld", argv[1], p);
+		char *name = text("flooded-%ld", p);
 		long share = n / processes + (p < n % processes);
 		pids[p] = (pid_t)must(fork(), "fork");
 		if (!pids[p]) {
-			for (long i = 0; i < share; i++) {
-				int fd = (int)must(open(path, O_WRONLY | O_CREAT, 0600), path);
-				done[p * 8]++;
-				close(fd);
-			}
+			flood(directory, name, share, changes, &done[p * 8]);
 			_exit(0);
 		}
 	}
@@ -61,7 +79,7 @@ int main(int argc, char **argv)
 		total += done[p * 8];
 	}
 	double seconds = now() - started;
-	json_num("opens", total);
+	json_num("events", total);
 	json_num("microseconds", (long long)(seconds * 1e6));
 	json_num("exec_microseconds", (long long)((executed - started) * 1e6));
 	json_open("processes", '[');
