@@ -9,22 +9,21 @@ Standard library only. Must stay readable in one sitting.
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sensor import children, control
+from sensor import control, engine_child
 from sensor.content.keeper import POLL_SECONDS, Keeper
 from sensor.controlsocket import STATUS, ControlSocket, Request
 from sensor.daemonfacts import Run, facts
 from sensor.drills import Drills, boot_guard, lost
+from sensor.engine_child import EngineChild
 from sensor.errors import UsageError
 from sensor.governor import Governor
 from sensor.guard import HEALTHY_SECONDS as GUARD_SECONDS
@@ -37,9 +36,7 @@ from sensor.loading import Loading
 from sensor.oversight import SCAN_SECONDS, Oversight
 from sensor.vigil import Vigil
 
-ENGINE_SILENT_SECONDS = 30.0
 OWN_DELAY_SECONDS = 5.0  # this process had no time itself, or was stopped: silence then says nothing of the engine
-STARVED_MOST = 10  # times in a row that a silent engine is excused by its waiting for a processor
 STOP_SECONDS = 15.0
 BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
 HEALTHY_SECONDS = 600.0  # after which the back-off begins anew
@@ -67,31 +64,27 @@ class Supervisor:
         self._arguments, self._duration, self._keep = arguments, duration, keep
         self._notify, self._oversight, self._stay, self._once = notify, oversight, stay, once
         self._selector = selectors.DefaultSelector()
-        self._engine: Any = None
-        self._engine_channel: socket.socket | None = None
+        self._engine = EngineChild(self._selector, self._heard, self._say)
         self._loading = Loading(self._selector, self._after, self._say, notify,
                                 self._taken, self._loaded)
         self._governor = Governor(self._say)
         self._vigil = Vigil(self._selector, self._after, self._say, self._unhealthy, self._loading.answer,
-                            lambda: self._load, lambda: self._serving, self._tell)
+                            lambda: self._load, lambda: self._serving, self._engine.tell)
         self._plan: Plan | None = None  # what is loaded, and of what the first engine asked for
         self._asked: tuple[tuple[str, ...], tuple[int, int]] = ((), (0, 0))
         self._deadlines: dict[str, float] = {}  # name -> monotonic time; see _due
-        self._restarts, self._started, self._ready, self._stopping = 0, 0.0, False, False
-        self._told_to_end = False  # the engine, and that another one follows it
-        self._starved, self._engine_ns = 0, (0, 0)  # what its first thread had run and waited when last heard of
+        self._restarts, self._ready, self._stopping = 0, False, False
         self._status, self._serving = 0, False  # serving: this engine reads records
         self._content = Keeper(store, self._say)
         self._integrity = Integrity()
-        self._pace = control.Pace()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._begun, self._events, self._runtime = time.monotonic(), 0, runtime
         self._drills = Drills({
             "guard": lambda: boot_guard(oversight),
             "breaker": self._governor.rehearse,
             "canary": self._vigil.rehearse,
-            "loss": lambda: lost(self._tell, serving=self._serving),
-        }, self._say, self._tell)
+            "loss": lambda: lost(self._engine.tell, serving=self._serving),
+        }, self._say, self._engine.tell)
         self._control = ControlSocket(self._selector, self._answer, self._say)
 
     @property
@@ -107,14 +100,14 @@ class Supervisor:
             self._control.open(self._runtime)
         self._begin_engine()
         try:
-            while self._engine is not None or "restart" in self._deadlines:
+            while self._engine.process is not None or "restart" in self._deadlines:
                 for key, _ in self._selector.select(self._timeout()):
                     key.data()
                 self._due()
         finally:
             self._detach()
             self._loading.kill()
-            self._kill(self._engine)
+            self._engine.kill()
             self._oversight.end_search()
             self._control.close()
         return self._status
@@ -145,7 +138,7 @@ class Supervisor:
             self._say("the passive switch has changed; the engine is started again")
             self._begin_anew()
         else:
-            self._tell({"kind": "reload"})
+            self._engine.tell({"kind": "reload"})
 
     def _begin_anew(self) -> None:
         """Unload everything; the next engine asks for it again."""
@@ -156,8 +149,8 @@ class Supervisor:
 
     def _end_engine(self) -> None:
         """It ends, and another is started."""
-        self._told_to_end = True
-        self._tell({"kind": "stop"})
+        self._engine.told_to_end = True
+        self._engine.tell({"kind": "stop"})
         self._after("silent", STOP_SECONDS)
 
     @property
@@ -202,34 +195,17 @@ class Supervisor:
                 self._fail(STATUS_HOST, f"{reason}\n  fix: raise the limit of open files (ulimit -n) or of processes")
 
     def _start_engine(self) -> None:
-        ours, theirs = children.channel_pair()
         selection, fds = self._content.begin()
-        self._told_to_end = False
-        self._engine = children.start("sensor.engine", theirs, [*self._arguments, selection], [*self._keep, *fds])
-        theirs.close()
-        for fd in fds:
-            os.close(fd)
-        self._after("content", POLL_SECONDS)
-        self._engine_channel = ours
-        self._selector.register(ours, selectors.EVENT_READ, self._from_engine)
-        self._started, self._serving, self._events = time.monotonic(), False, 0
-        self._starved, self._engine_ns = 0, children.processor_ns(self._engine.pid)
-        self._after("silent", ENGINE_SILENT_SECONDS * 2)
-
-    def _from_engine(self) -> None:
-        assert self._engine_channel is not None
         try:
-            data = self._engine_channel.recv(control.PACKET_BYTES)
-        except OSError:
-            data = b""
-        if not data:
-            self._close_engine_channel()
-            return
-        if not self._pace.take(time.monotonic()):
-            if self._pace.begins:
-                self._say(f"the engine makes more than {control.REQUESTS_PER_SECOND} requests a second; the rest of "
-                          f"them is dropped ({self._pace.dropped} so far)")
-            return
+            self._engine.start([*self._arguments, selection], [*self._keep, *fds])
+        finally:
+            for fd in fds:
+                os.close(fd)
+        self._after("content", POLL_SECONDS)
+        self._serving, self._events = False, 0
+        self._after("silent", engine_child.ENGINE_SILENT_SECONDS * 2)
+
+    def _heard(self, data: bytes) -> None:
         kind = control.kind_of(data)
         if kind == control.MAGIC_PLAN:
             self._on_plan(data)
@@ -242,14 +218,13 @@ class Supervisor:
         else:
             self._say(f"a malformed request of {len(data)} bytes from the engine was dropped")
             return
-        self._starved = 0
+        self._engine.lives()
         self._expect()
 
     def _expect(self) -> None:
         """From now on the engine has so many seconds to say something."""
-        if self._engine is not None:
-            self._engine_ns = children.processor_ns(self._engine.pid)
-        self._after("silent", ENGINE_SILENT_SECONDS)
+        self._engine.expected()
+        self._after("silent", engine_child.ENGINE_SILENT_SECONDS)
         self._notify("WATCHDOG=1")
 
     def _on_plan(self, data: bytes) -> None:
@@ -273,9 +248,7 @@ class Supervisor:
         changed = self._content.changed(force=force)
         if changed is not None:
             text, fds = changed
-            self._tell({"kind": "content", "selection": text}, fds)
-            for fd in fds:
-                os.close(fd)
+            self._engine.hand({"kind": "content", "selection": text}, fds)
             self._content.told()
 
     def _on_ready(self) -> None:
@@ -290,21 +263,10 @@ class Supervisor:
         self._serving = True
         self._tell_crashes()
 
-    def _tell(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
-        if self._engine_channel is None:
-            return
-        try:
-            socket.send_fds(self._engine_channel, [json.dumps(message).encode()], fds or [],
-                            socket.MSG_DONTWAIT)
-        except OSError as error:
-            # A full socket is an engine that does not read; its silence is noticed elsewhere.
-            self._say(f"the engine did not take {message['kind']}: {error.strerror}")
-
     def _tell_crashes(self) -> None:
         """The engine counts what the database holds; one of them tells what this run's search has found."""
         if self._serving and (fd := self._oversight.database()) is not None:
-            self._tell({"kind": "crashes", "search": self._oversight.untold()}, [fd])
-            os.close(fd)
+            self._engine.hand({"kind": "crashes", "search": self._oversight.untold()}, [fd])
 
     def _hand_over(self) -> None:
         """Give the engine what it may have: rings and counters, never a link or a filter map."""
@@ -323,7 +285,7 @@ class Supervisor:
         except OSError as error:  # what the sensor does itself would be reported, and reported again
             self._refuse(f"the probes can't be told which processes are the sensor's: {error}", "sensor doctor")
             return
-        self._tell(info, [*(self._load.maps[name] for name in names), *self._load.seed])
+        self._engine.tell(info, [*(self._load.maps[name] for name in names), *self._load.seed])
         # For the first engine only: a later one reads /proc itself while it is root.
         for fd in self._load.seed:
             os.close(fd)
@@ -334,21 +296,15 @@ class Supervisor:
         self._after("statistics", 0.0)
 
     def _engine_silent(self) -> None:
-        ran, waited = (now - then for now, then in zip(children.processor_ns(self._engine.pid), self._engine_ns,
-                                                       strict=True))
-        if waited > max(2 * ran, ENGINE_SILENT_SECONDS / 2 * 1e9) and self._starved < STARVED_MOST:
-            self._starved += 1  # another one would find no processor either
-            self._say(f"the engine was silent for {ENGINE_SILENT_SECONDS:.0f} s, and had to wait for a processor for "
-                      f"{waited / 1e9:.0f} s; it is left to go on")
+        if self._engine.excused():
             self._expect()
             return
-        self._say(f"the engine was silent for {ENGINE_SILENT_SECONDS:.0f} s; it is ended and started again")
-        self._kill(self._engine)
+        seconds = engine_child.ENGINE_SILENT_SECONDS
+        self._say(f"the engine was silent for {seconds:.0f} s; it is ended and started again")
+        self._engine.kill()
 
     def _engine_ended(self, status: int) -> None:
-        self._close_engine_channel()
         self._integrity.engine_ended(self._load)
-        self._engine = None
         self._deadlines.pop("silent", None)
         if self._stopping:
             self._status = self._status or max(status, 0)
@@ -357,24 +313,18 @@ class Supervisor:
         worth = crashed and self._content.died(stay=self._stay)
         if status == 0:  # told to begin anew
             self._content.stopped()
-        hopeless = not self._ready and not worth and not self._told_to_end
+        hopeless = not self._ready and not worth and not self._engine.told_to_end
         if hopeless or self._once:  # its message stands on stderr; trying again can't help
             self._status = status if status > 0 else 1
             self._stopping = True
             return
-        if time.monotonic() - self._started > HEALTHY_SECONDS:
+        if time.monotonic() - self._engine.started > HEALTHY_SECONDS:
             self._restarts = 0
         delay = BACKOFF_SECONDS[min(self._restarts, len(BACKOFF_SECONDS) - 1)]
         self._restarts += 1
         how = f"signal {-status}" if status < 0 else f"status {status}"
         self._say(f"the engine ended by {how}; start {self._restarts} again in {delay} s")
         self._after("restart", delay)
-
-    def _close_engine_channel(self) -> None:
-        if self._engine_channel is not None:
-            self._selector.unregister(self._engine_channel)
-            self._engine_channel.close()
-            self._engine_channel = None
 
     # --- the loader ---------------------------------------------------------------------------
 
@@ -437,7 +387,7 @@ class Supervisor:
         self._detach()
         detail = f"{'drill: ' if finding.drill else ''}{finding.detail}"
         self._say(f"all probes are detached: {detail}")
-        self._tell({"kind": "state", "state": "detached", "detail": detail})
+        self._engine.tell({"kind": "state", "state": "detached", "detail": detail})
         if finding.drill:
             self._begin_anew()
             return
@@ -461,7 +411,7 @@ class Supervisor:
         self._deadlines.clear()
         self._detach()
         self._loading.kill()
-        self._tell({"kind": "stop"})
+        self._engine.tell({"kind": "stop"})
         self._after("stop", STOP_SECONDS)
 
     def _fail(self, status: int, message: str) -> None:
@@ -472,7 +422,7 @@ class Supervisor:
     def _stop_late(self) -> None:
         self._say(f"the engine did not stop within {STOP_SECONDS:.0f} s and was ended")
         self._status = self._status or 1
-        self._kill(self._engine)
+        self._engine.kill()
 
     def _detach(self) -> None:
         self._governor.end()
@@ -484,36 +434,29 @@ class Supervisor:
     def _send_statistics(self) -> None:
         self._after("statistics", self._governor.round())
         if not self._governor.sampling:
-            heard = self._serving and self._engine_channel is not None
-            self._tell({**self._governor.report(heard=heard), "dropped": self._pace.dropped})
+            heard = self._serving and self._engine.connected
+            self._engine.tell({**self._governor.report(heard=heard), "dropped": self._engine.dropped})
             for change in self._integrity.check(self._load):
                 self._say(f"tampered with: {change.sentence}")
-                self._tell({"kind": "tampered", "part": change.part, "sentence": change.sentence})
+                self._engine.tell({"kind": "tampered", "part": change.part, "sentence": change.sentence})
 
     def _answer(self, request: Request) -> dict[str, Any]:
         """To a request on the control socket."""
         if request.kind != STATUS:
             return self._drills.run(request)
         memory = self._plan.memory() if self._plan is not None and self._load.maps else 0
-        run = Run(self._begun, self._engine.pid if self._engine else 0, self._started, self._restarts, self._serving,
-                  self._events, memory)
+        run = Run(self._begun, self._engine.pid, self._engine.started, self._restarts, self._serving, self._events,
+                  memory)
         return facts(run, self._load, self._oversight, self._content)
 
     def _reap(self) -> None:
-        # By pid through Popen, never waitpid(-1): only our own children are ours to reap.
         self._loading.reap()
         self._vigil.reap()
         if self._oversight.searched():
             self._tell_crashes()
-        if self._engine is not None:
-            status = self._engine.poll()
-            if status is not None:
-                self._engine_ended(status)
-
-    @staticmethod
-    def _kill(child: Any) -> None:
-        if child is not None and child.poll() is None:
-            child.kill()
+        status = self._engine.ended()
+        if status is not None:
+            self._engine_ended(status)
 
     def _say(self, message: str) -> None:
         # Plain stderr: systemd puts it into the journal, a terminal shows it.

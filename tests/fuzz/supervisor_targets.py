@@ -45,7 +45,7 @@ def _supervisor() -> Iterator[tuple[_Supervisor, socket.socket]]:
         made = _Supervisor(["{}"], None, [], lambda _line: None,
                            _Oversight(Path(place), lambda _message: None, boot="boot", root=Path(place)), stay=True)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        made._engine_channel = ours
+        made._engine.attend(ours)
         try:
             with ours, theirs:
                 yield made, theirs
@@ -62,10 +62,10 @@ def _packets(data: bytes) -> None:
         for packet in data.split(_MARK)[:64]:
             if packet and not made._stopping:  # an empty one is the end of the channel
                 theirs.send(packet[:65536])
-                made._from_engine()
+                made._engine.receive()
                 sent += 1
         assert made.loads <= sent
-        assert made._pace.dropped <= max(0, sent - control.REQUESTS_PER_SECOND)
+        assert made._engine.dropped <= max(0, sent - control.REQUESTS_PER_SECOND)
 
 
 def _seeds() -> Sequence[bytes]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from sensor import supervisor
+from sensor import engine_child
 from sensor.cli import main
 
 if __name__ == "__main__":
-    supervisor.ENGINE_SILENT_SECONDS = float(sys.argv[1])
+    engine_child.ENGINE_SILENT_SECONDS = float(sys.argv[1])
     sys.exit(main(sys.argv[2:]))

@@ -16,9 +16,9 @@ import pytest
 
 from sensor import __version__
 from sensor.content.update import HOME
+from sensor.engine_child import ENGINE_SILENT_SECONDS
 from sensor.errors import HostError, UsageError
 from sensor.loading import LOAD_SECONDS
-from sensor.supervisor import ENGINE_SILENT_SECONDS
 from tests.conftest import ROOT
 
 SYSTEM_PYTHON = "/usr/bin/python3"

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from sensor import children, control
+from sensor.engine_child import ENGINE_SILENT_SECONDS, STARVED_MOST
 from sensor.kernel.plan import Plan
 from sensor.loading import LOAD_SECONDS
 from sensor.oversight import Oversight
-from sensor.supervisor import ENGINE_SILENT_SECONDS, STARVED_MOST, STATUS_HOST, STATUS_USAGE, Supervisor
+from sensor.supervisor import STATUS_HOST, STATUS_USAGE, Supervisor
 
 PLAN = Plan((4096, 4096), ("process", "syscall", "file"), 32 << 20, 2)
 
@@ -181,22 +182,23 @@ def test_an_engine_that_talks_too_much_is_dropped_counted_and_told_of_once(
         supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Garbage and beats alike; what is dropped doesn't count as a sign of life."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    supervisor._engine_channel = ours
+    supervisor._engine.attend(ours)
     monkeypatch.setattr(time, "monotonic", lambda: 1000.5)
     with ours, theirs:
         for number in range(control.REQUESTS_PER_SECOND + 30):
             theirs.send(control.beat(number) if number % 2 else b"garbage")
             supervisor._deadlines.pop("silent", None)
-            supervisor._from_engine()
+            supervisor._engine.receive()
         assert "silent" not in supervisor._deadlines
-        assert supervisor._pace.dropped == 30
+        assert supervisor._engine.dropped == 30
         said = capsys.readouterr().err
         assert said.count("requests a second") == 1
         assert said.count("malformed") == control.REQUESTS_PER_SECOND // 2
         monkeypatch.setattr(time, "monotonic", lambda: 1001.5)
         theirs.send(control.beat(1))
-        supervisor._from_engine()
+        supervisor._engine.receive()
         assert "silent" in supervisor._deadlines
+        supervisor._engine.close()
 
 
 class Killed:
@@ -219,7 +221,7 @@ class Killed:
 def test_silence_ends_the_engine_unless_the_supervisor_was_away_itself(
         supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped, frozen or without a processor it could have heard nobody; then the engine has as long again."""
-    engine = supervisor._engine = Killed()
+    engine = supervisor._engine.process = Killed()
     supervisor._deadlines = {"silent": 100.0}
     monkeypatch.setattr(time, "monotonic", lambda: 140.0)
     supervisor._due()
@@ -228,14 +230,14 @@ def test_silence_ends_the_engine_unless_the_supervisor_was_away_itself(
     monkeypatch.setattr(time, "monotonic", lambda: 140.5 + ENGINE_SILENT_SECONDS)
     supervisor._due()
     assert engine.times == 1
-    supervisor._engine = None
+    supervisor._engine.process = None
 
 
 @pytest.mark.parametrize(("told", "status"), [(True, 0), (True, -9), (False, 0)])
 def test_an_engine_that_was_told_to_begin_anew_is_followed_by_another_before_readiness_too(
         supervisor: Supervisor, capsys: pytest.CaptureFixture[str], told: bool, status: int) -> None:
     """All probes are detached between load and readiness: no reason to end. An engine that leaves by itself is one."""
-    supervisor._engine = Killed()
+    supervisor._engine.process = Killed()
     if told:
         supervisor._end_engine()
     supervisor._engine_ended(status)
@@ -249,7 +251,7 @@ def test_an_engine_that_was_told_to_begin_anew_is_followed_by_another_before_rea
 def test_an_engine_that_waits_for_a_processor_is_left_to_go_on_for_a_while(
         supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Another would get none either. One that runs and says nothing, or that is stopped, is ended; so is a patience."""
-    engine = supervisor._engine = Killed()
+    engine = supervisor._engine.process = Killed()
     spent = [0, 0]
     monkeypatch.setattr(children, "processor_ns", lambda _pid: tuple(spent))
     for number in range(STARVED_MOST):
@@ -263,13 +265,13 @@ def test_an_engine_that_waits_for_a_processor_is_left_to_go_on_for_a_while(
     supervisor._engine_silent()
     assert engine.times == 1
     for ran, waited in ((0, 0), (20, 10), (14, 16)):
-        supervisor._starved = 0
+        supervisor._engine.lives()
         supervisor._expect()
         spent[0] += ran * 1_000_000_000
         spent[1] += waited * 1_000_000_000
         supervisor._engine_silent()
     assert engine.times == 4
-    supervisor._engine = None
+    supervisor._engine.process = None
 
 
 def test_the_time_that_a_process_has_waited_for_a_processor_is_the_kernels() -> None:
