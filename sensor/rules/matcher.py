@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sensor.rules.condition import Condition, fields
+from sensor.rules.condition import Condition
 from sensor.rules.decide import settled
 from sensor.rules.model import Rule
 from sensor.rules.program import Match, Program
@@ -32,8 +32,6 @@ class Matcher:
             for action in rule.events:
                 by_action.setdefault(action, []).append((rule, _routed(rule, action)))
         self._programs = {action: Program(pairs) for action, pairs in by_action.items()}
-        self._fields = {action: frozenset(key for _, condition in pairs for key in fields(condition))
-                        for action, pairs in by_action.items()}
         self._match = {action: program.match for action, program in self._programs.items()}
         self.odd = 0  # documents of a shape that the sensor doesn't make
 
@@ -41,10 +39,6 @@ class Matcher:
     def actions(self) -> frozenset[str]:
         """Values of ``event.action`` that some rule wants; no other document can match."""
         return frozenset(self._programs)
-
-    def fields_of(self, action: str) -> frozenset[str]:
-        """Keys that the rules for an event look at; ``*`` if they look everywhere."""
-        return self._fields.get(action, frozenset())
 
     def routed(self, action: str) -> list[tuple[Rule, Condition]]:
         """The rules for one event, each with what must be true of it."""

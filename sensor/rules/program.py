@@ -79,14 +79,15 @@ class Program:
     def __init__(self, rules: Sequence[tuple[Rule, Condition]]) -> None:
         self._rules = [rule for rule, _ in rules]
         conditions = [guarded(condition) for _, condition in rules]
-        by_field = _predicates_by_field(conditions)
+        cheap = [list(filter(is_cheap, predicates(condition))) for condition in conditions]
+        by_field = _by_field(cheap)
         self.fields = tuple(by_field)
         self._bits = {predicate: number for number, predicate in enumerate(
             predicate for group in by_field.values() for predicate in group)}
         needs = [necessary(condition, self._bits) for condition in conditions]
         self._needs = [min(options, key=int.bit_count, default=0) for options in needs]
         self._residuals = [residual(condition, self._bits) for condition in conditions]
-        self._owned = [frozenset(filter(is_cheap, predicates(condition))) for condition in conditions]
+        self._owned = [frozenset(owned) for owned in cheap]
         self._gates = self._gate_of(needs)
         self._decisions: dict[int, Match | _Open] = {}
         self._contexts: dict[int, _Context | tuple[()]] = {0: ()}
@@ -194,11 +195,11 @@ class Program:
         return match
 
 
-def _predicates_by_field(conditions: Sequence[Condition]) -> dict[str, list[Predicate]]:
-    """Cheap predicates of each field: the gate first, the field with the most last (highest bits)."""
+def _by_field(cheap: Sequence[Sequence[Predicate]]) -> dict[str, list[Predicate]]:
+    """The cheap predicates of each field: the gate first, the field with the most last (highest bits)."""
     groups: dict[str, dict[Predicate, None]] = {}
-    for condition in conditions:
-        for predicate in filter(is_cheap, predicates(condition)):
+    for owned in cheap:
+        for predicate in owned:
             groups.setdefault(predicate.field, {})[predicate] = None
     order = sorted(groups, key=lambda field: (field != GATE, len(groups[field])))
     return {field: list(groups[field]) for field in order}

@@ -16,6 +16,7 @@ from typing import Any
 
 from sensor.rules import fields
 from sensor.rules.condition import (
+    TRUE,
     And,
     Bits,
     Condition,
@@ -64,7 +65,8 @@ def match(rules: Sequence[Rule], document: Mapping[str, Any]) -> list[Rule]:
 
 def routed(rule: Rule, action: str) -> Condition:
     """The rule's condition together with what makes an event one of the rule's log source."""
-    return all_of(*(fields.guard(category, action) for category in rule.categories), rule.condition)
+    guards = [guard for category in rule.categories if (guard := fields.guard(category, action)) != TRUE]
+    return all_of(*guards, rule.condition) if guards else rule.condition
 
 
 def holds(condition: Condition, document: Mapping[str, Any]) -> bool:
