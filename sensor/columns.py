@@ -114,7 +114,8 @@ class ColumnReader:
 
         found = _one_piece(self._file.texts(span, self._others))
         if self._lists:
-            found |= _one_piece(pa.concat_tables([self._file.table(group, self._lists) for group in span]))
+            lists = _one_piece(pa.concat_tables([self._file.table(group, self._lists) for group in span]))
+            found |= {name: arrow.folded(column) for name, column in lists.items()}
         return found
 
 

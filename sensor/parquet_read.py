@@ -66,7 +66,6 @@ class File:
         """
         from pyarrow import parquet
 
-        self._path = path
         self.metadata = metadata or parquet.read_metadata(path)
         plain = self.metadata.schema.to_arrow_schema()
         self._lists = [field.name for field in plain if kind_of(field.type) is list]
@@ -78,7 +77,8 @@ class File:
         found = [field.name for field in plain if columns().get(field.name, str) is str and not _is_nested(field.type)]
         if self._lists:
             leaves = [self.metadata.schema.column(number).path for number in range(self.metadata.num_columns)]
-            found += [leaf for leaf in leaves if any(leaf.startswith(f"{name}.list.") for name in self._lists)]
+            # Writers name what is between a list and its items as they like.
+            found += [leaf for leaf in leaves if any(leaf.startswith(f"{name}.") for name in self._lists)]
         return found
 
     def batches(self, group: int, names: Sequence[str] | None = None) -> Iterator[Any]:

@@ -282,6 +282,22 @@ def test_a_dictionary_of_lists_that_ends_early_is_read_on(tmp_path):
         row for row in lists.to_pylist() if row[1:] == ["a7"] or "a3" in row]
 
 
+@pytest.mark.parametrize("folded", [True, False])
+def test_lists_of_other_writers_are_matched_like_ours(tmp_path, monkeypatch, folded):
+    """Another name for their items; and a way of writing them that Arrow does not read folded."""
+    lists = pa.array([[f"a{row % 9}", f"a{row % 10}"] for row in range(300)], pa.list_(pa.string()))
+    path = write_lists(tmp_path / "r.parquet", lists, use_compliant_nested_type=False)
+    texts = parquet_read.File._texts
+    if not folded:
+        monkeypatch.setattr(parquet_read.File, "_texts", lambda self, plain: [
+            name for name in texts(self, plain) if "." not in name.removeprefix("event.")])
+    assert (parquet_read.File(path).schema.field("process.args").type == arrow.folded_type()) is folded
+    events, found, skipped = by_columns(path, ARGS)
+    assert (events, skipped) == (300, {})
+    assert found
+    assert (events, found, skipped) == by_documents(path, ARGS)
+
+
 def test_foreign_columns_in_which_texts_unfold_are_read_in_few_rows(tmp_path):
     """Structures and lists of lists come as documents, a few at a time."""
     rows = [{"event": {"action": "process-exec"}, "more": [["x"], [str(number)]]} for number in range(200)]
