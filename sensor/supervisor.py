@@ -101,9 +101,7 @@ class Supervisor:
         self._begin_engine()
         try:
             while self._engine.process is not None or "restart" in self._deadlines:
-                for key, _ in self._selector.select(self._timeout()):
-                    key.data()
-                self._due()
+                self._turn()
         finally:
             self._detach()
             self._loading.kill()
@@ -111,6 +109,13 @@ class Supervisor:
             self._oversight.end_search()
             self._control.close()
         return self._status
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(self._timeout()):
+            # What came before it in this turn may have let go of it: an engine's death tells of its channel's end, too.
+            if self._selector.get_map().get(key.fd) is key:
+                key.data()
+        self._due()
 
     # --- signals and time ---------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import selectors
 import socket
 import time
 from collections.abc import Iterator
@@ -199,6 +200,29 @@ def test_an_engine_that_talks_too_much_is_dropped_counted_and_told_of_once(
         supervisor._engine.receive()
         assert "silent" in supervisor._deadlines
         supervisor._engine.close()
+
+
+@pytest.mark.hostile("kill")
+def test_a_channel_that_was_let_go_of_in_the_same_turn_is_not_read(supervisor: Supervisor) -> None:
+    """An engine is found dead by the signal, before the end of its channel is come to."""
+    (ours, theirs), (read, write) = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET), os.pipe()
+    turns = []
+    supervisor._engine.attend(ours)
+
+    def found_dead() -> None:
+        turns.append(os.read(read, 1))
+        supervisor._engine.close()
+
+    supervisor._selector.register(read, selectors.EVENT_READ, found_dead)
+    supervisor._after("stop", 60.0)
+    os.write(write, b"x")
+    theirs.close()
+    supervisor._turn()
+    assert turns == [b"x"]
+    assert not supervisor._engine.connected
+    supervisor._selector.unregister(read)
+    os.close(read)
+    os.close(write)
 
 
 class Killed:
