@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -67,22 +67,29 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+def move(sensor: Sensor, group: Path) -> None:
+    """All of it into a control group: the supervisor first, so that what it starts meanwhile is born there."""
+    procs = group / "cgroup.procs"
+    procs.write_text(str(sensor.pid))
+    for pid in children(sensor.pid):
+        with suppress(ProcessLookupError):  # the search for crashes ends by itself
+            procs.write_text(str(pid))
+
+
 @contextmanager
 def frozen(sensor: Sensor) -> Iterator[None]:
     """All of it, by the freezer."""
     with cgroups.group("sensor-frozen") as group:
         if not (group / "cgroup.freeze").exists():
             pytest.skip("no freezer in this kernel's control groups")
-        for pid in (*children(sensor.pid), sensor.pid):
-            (group / "cgroup.procs").write_text(str(pid))
+        move(sensor, group)
         (group / "cgroup.freeze").write_text("1")
         try:
             wait_until(lambda: "frozen 1" in (group / "cgroup.events").read_text(), 30, "frozen")
             yield
         finally:
             (group / "cgroup.freeze").write_text("0")
-            for pid in (*children(sensor.pid), sensor.pid):
-                (group.parent / "cgroup.procs").write_text(str(pid))
+            move(sensor, group.parent)
 
 
 def goes_on(sensor: Sensor, engine: int, attached: set[int]) -> None:
