@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-#: Detached is at once. A worker of the kernel frees the programs later, much later where it finds no processor.
-DETACH_SECONDS = 10.0
+DETACH_SECONDS = 2.0  # the contract's
 
 
 def wait_until(check: Callable[[], Any], seconds: float, what: str, pause: float = 0.05) -> Any:

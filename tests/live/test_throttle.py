@@ -42,8 +42,8 @@ def _told(flooded: SimpleNamespace) -> list[Document]:
             and get(d, "sensor.throttle.cgroup.id") == flooded.group]
 
 
-def _throttled(flooded: SimpleNamespace) -> int:
-    return sum(get(d, "sensor.throttle.count") for d in _told(flooded) if get(d, "sensor.throttle.action") == "ended")
+def _throttled(told: list[Document]) -> int:
+    return sum(get(d, "sensor.throttle.count") for d in told if get(d, "sensor.throttle.action") == "ended")
 
 
 def _identity(emitted: float, received: float, lost: float) -> bool:
@@ -95,8 +95,10 @@ def test_every_event_of_the_flood_is_seen_or_counted_as_throttled(flooded: Simpl
     """The workload's own count, exactly; what was throttled is neither emitted nor lost."""
     sensor = flooded.sensor
     assert flooded.truth["events"] == FLOOD
+    print(f"{FLOOD / flooded.truth['microseconds'] * 1e6:,.0f} events a second")  # pytest -rP shows it
     wait_until(lambda: _identity(*sensor.flow()), 10, "emitted = received + lost", 0.25)
-    throttled, lost = _throttled(flooded), sum(sensor.flow(type=each)[2] for each in FLOODED)
+    throttled, lost = _throttled(_told(flooded)), sum(sensor.flow(type=each)[2] for each in FLOODED)
+    assert sensor.total("sensor_throttled_total") == _throttled(sensor.documents())  # whoever else was throttled
     assert 0 < throttled <= sum(sensor.total("sensor_throttled_total", type=each) for each in FLOODED)
     assert sensor.counted + throttled + lost == FLOOD
     assert throttled > FLOOD // 2
