@@ -26,7 +26,8 @@ from sensor.children import SOCKET_BYTES
 from sensor.content import running
 from sensor.crashes import database
 from sensor.crashes.telling import told
-from sensor.document import Builder, Document
+from sensor.document import Builder
+from sensor.engine_rules import EngineRules
 from sensor.errors import SensorError, UsageError
 from sensor.http import MetricsServer, serve
 from sensor.kernel.hooks import families_for
@@ -43,8 +44,7 @@ from sensor.process.users import Users
 from sensor.rulecache import RuleCache
 from sensor.rulechild import Starter
 from sensor.rulefiles import RuleFiles
-from sensor.ruleload import Ready, RuleLoad, cache_home
-from sensor.rules.meter import CPU_TIME, WINDOW_NS, Budget, Meter, Watch
+from sensor.ruleload import RuleLoad, cache_home
 from sensor.safe_yaml import read_descriptor
 from sensor.schema import BY_ID, BY_NAME
 from sensor.snapshot import Facts, take
@@ -122,22 +122,7 @@ class Engine:
         if opened.confined:
             self._confine()
         self._facts = Facts()
-        self._load = RuleLoad(opened.rules, self._settings.rules, RuleCache(opened.cache), opened.state, opened.starter,
-                              self._beat)
-        self._facts.cache = self._load.cache.counts
-        self._again = False  # a reload was asked for while one was under way
-        self._next_look = time.monotonic() + self._settings.rules.watch_seconds
-        self._meter = Meter(time.thread_time_ns)
-        self._facts.meter = self._meter
-        self._over = Watch(Budget(self._settings.rules.budget_cpu_percent * WINDOW_NS // 100,
-                                  self._settings.rules.budget_alerts))
-        self._content = running.Part(opened.selection, opened.rules, self._settings,
-                                     RuleLoad(opened.rules, self._settings.rules, self._load.cache, opened.state,
-                                              opened.starter, self._beat),
-                                     channel.send, self._say)
-        ready = self._content.first(self._load)
-        self._tell_rules(ready)
-        self._use(ready)
+        self._rules = self._first_rules()
         self._clock = BootClock(wall_offset_ns())
         users = Users(host_user_name)
         self._users = users
@@ -179,32 +164,13 @@ class Engine:
         writing += [os.path.dirname(path) for path in (output, self._arguments.record) if path and "/" in path]
         hardening.files(reading, writing)
 
-    def _tell_rules(self, ready: Ready) -> None:
-        rules = ready.rules
-        for refused in rules.refused:
-            self._say(f"rule refused: {refused}")
-        if not rules.rules and not self._content.observing:
-            raise UsageError("no rule could be loaded; `sensor rules check PATH` tells why")
-        self._say(f"{rules.loaded} rules loaded, {len(rules.refused)} refused, "
-                  f"{len(rules.unsupported)} for log sources that this sensor does not produce")
-        if ready.disabled:
-            self._say(f"{len(ready.disabled)} of them are disabled (sensor rules list)")
-
-    def _use(self, ready: Ready) -> None:
-        self._matcher, self._correlator = self._content.matcher(ready), ready.correlator
-        self._metered = ready.matcher
-        self._facts.content = self._content.selection
-        self._facts.rules, self._facts.disabled = ready.rules, dict(ready.disabled)
-        if not ready.fresh:
-            return
-        self._facts.levels = {rule.id: rule.level for rule in ready.rules.every}
-        self._names = {rule.id: rule.name for rule in ready.rules.every}
-        self._silent = frozenset(rule.id for rule in ready.rules.every if rule.silent)
-        self._over.forget()
-        self._facts.reload_ok, self._facts.reload_at = True, time.time()
-
-    def _rule_count(self) -> int:
-        return self._facts.rules.loaded if self._facts.rules is not None else 0
+    def _first_rules(self) -> EngineRules:
+        """The rules at the start. Raises UsageError when there is none."""
+        opened, settings, cache = self._opened, self._settings, RuleCache(self._opened.cache)
+        load, side = (RuleLoad(opened.rules, settings.rules, cache, opened.state, opened.starter, self._beat)
+                      for _ in range(2))
+        content = running.Part(opened.selection, opened.rules, settings, side, self._channel.send, self._say)
+        return EngineRules(load, content, settings.rules, self._facts, self._say)
 
     def _serve_metrics(self) -> MetricsServer | None:
         listen, inherited = self._arguments.metrics or self._settings.metrics.listen, self._arguments.metrics_fd
@@ -232,94 +198,6 @@ class Engine:
                                control.Bounds(round(limits.kernel_cpu * 10_000), limits.program_ns,
                                               limits.cgroup_events))
 
-    def _reload(self) -> None:
-        """Begin to read the rules anew. What comes of it is taken over by :meth:`_step`."""
-        if self._load.busy or self._content.turning:
-            self._again = True
-            return
-        try:
-            self._load.start()
-        except SensorError as error:
-            self._refused(error)
-
-    def _step(self) -> None:
-        """Take over rules that have been read anew, between two events.
-
-        A set that can't be loaded, or with a rule that has broken since, leaves the old one.
-        """
-        try:
-            ready = self._load.step()
-            if ready is None:
-                return
-            if not ready.fresh:
-                self._take_over(ready)
-                return
-            self._tell_rules(ready)
-            known = {(refused.path, refused.rule) for refused in self._facts.rules.refused} if self._facts.rules else ()
-            broken = [refused for refused in ready.rules.refused if (refused.path, refused.rule) not in known]
-            if broken:
-                raise UsageError(f"{broken[0]}" + (f", and {len(broken) - 1} more" if broken[1:] else ""))
-            self._facts.reloads["success"] += 1
-            self._take_over(ready)
-            if self._live is not None:
-                self._live.state("reload", f"{ready.rules.loaded} rules loaded")
-        except SensorError as error:
-            self._refused(error)
-        if self._again:
-            self._again = False
-            self._reload()
-
-    def _take_over(self, ready: Ready) -> None:
-        self._use(ready)
-        if self._live is not None:
-            self._live.pipeline.use(self._matcher, self._correlator)
-
-    def _turn(self) -> None:
-        """Go on with what the supervisor selected: another release, the same in another stage, or none."""
-        ready = self._content.turn(self._load)
-        if ready is not None:
-            self._take_over(ready)
-        if self._again and not self._content.turning:
-            self._again = False
-            self._reload()
-
-    def _refused(self, error: SensorError) -> None:
-        self._facts.reload_ok = False
-        self._facts.reloads["failure"] += 1
-        self._say(f"reload refused, the rules stay as they were: {error}")
-        if self._live is not None:
-            self._live.state("reload_refused", terminal_safe(str(error))[:500])
-
-    def _look(self, now: float) -> None:
-        """Reload where the settings ask for it and files have changed."""
-        if self._settings.rules.watch_seconds and now >= self._next_look and not self._load.busy:
-            self._next_look = now + self._settings.rules.watch_seconds
-            if self._load.changed():
-                self._say("rule files have changed")
-                self._reload()
-
-    def _sample(self, document: Document) -> None:
-        assert self._live is not None
-        self._meter.sample(self._metered, document, self._live.pipeline.looked, time.monotonic_ns())
-
-    def _budgets(self) -> None:
-        """Stop evaluating rules that take more than they may, until the next reload."""
-        if self._live is None or self._facts.rules is None or self._load.busy:
-            return
-        over = [each for each in self._over.check(self._meter, self._live.pipeline.counters.matches, self._silent,
-                                                  time.monotonic_ns()) if each.rule not in self._facts.disabled]
-        if not over:
-            return
-        for each in over:
-            name, unit = self._names.get(each.rule, ""), 1_000_000 if each.reason == CPU_TIME else 1
-            measured, limit = each.measured // unit, each.limit // unit
-            what = "ms of processor time" if each.reason == CPU_TIME else "alerts"
-            self._say(f"rule {each.rule} ({name}) is disabled until the next reload: {measured} {what} within a "
-                      f"minute, limit {limit}")
-            self._facts.disablings[each.reason] += 1
-            self._live.rule_disabled(each.rule, name[:256], each.reason, measured, limit)
-        self._load.disable(self._facts.rules, {**self._facts.disabled, **{each.rule: each.reason for each in over}})
-
     # --- serving ------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -333,10 +211,7 @@ class Engine:
             if selector.select(wait):
                 self._message()
             more = self._live.tick() if self._live is not None else False
-            if self._load.busy and not self._content.switching:
-                self._step()
-            if self._content.turning:
-                self._turn()
+            self._rules.turn()
             now = time.monotonic()
             if now >= self._next_second:
                 self._next_second = now + 1.0
@@ -362,9 +237,9 @@ class Engine:
         elif message["kind"] == "stop":
             self._stop = True
         elif message["kind"] == "reload":
-            self._reload()
+            self._rules.reload()
         elif message["kind"] == "content":
-            self._content.take(message["selection"], fds)
+            self._rules.content.take(message["selection"], fds)
         elif message["kind"] == "statistics":
             self._statistics(message)
         elif message["kind"] == "loss_drill" and self._live is not None:
@@ -395,7 +270,7 @@ class Engine:
                 self._table.seed(_found(item) for item in json.load(file))
         builder = Builder(self._table, self._clock, self._users, generation=info["generation"])
         pipeline = native.pipeline(
-            self._matcher, self._table, builder, watch=self._watch, correlator=self._correlator,
+            self._rules.matcher, self._table, builder, watch=self._watch, correlator=self._rules.correlator,
             all_events=outputs.all_events or outputs.recorder is not None,
             first_sequence=0 if info["restarts"] == 0 else None)
         self._pipeline = pipeline
@@ -405,9 +280,10 @@ class Engine:
             return
         rings = [Ring(fd, size) for fd, size in zip(fds, info["rings"], strict=False)]
         self._live = Live(pipeline, Stream(rings), KernelCounters(fds[2], info["cpus"]), outputs, boot_ns,
-                          self._observe, self._sample, Throttles(fds[3]), self._say)
+                          self._observe, self._rules.sample, Throttles(fds[3]), self._say)
+        self._rules.live = self._live
         state = "engine_restart" if info["restarts"] else "start"
-        self._live.state(state, f"{len(info['programs'])} hooks attached, {self._rule_count()} rules")
+        self._live.state(state, f"{len(info['programs'])} hooks attached, {self._rules.count} rules")
         if info["restricted"]:
             self._live.state("reduced", info["restricted"])
         for failure in info["failures"]:
@@ -453,14 +329,14 @@ class Engine:
 
     def _second(self) -> None:
         self._alive = time.monotonic()
-        self._look(self._alive)
+        self._rules.look(self._alive)
         if step := self._clock.set(wall_offset_ns()):
             self._clock_set(step)
         events = 0
         if self._live is not None:
             self._live.second()
-            self._content.second(self._live, time.monotonic(), time.time())
-            self._budgets()
+            self._rules.content.second(self._live, time.monotonic(), time.time())
+            self._rules.budgets()
             events = sum(self._live.pipeline.counters.received.values())
         try:
             self._channel.send(control.beat(events), socket.MSG_DONTWAIT)
@@ -471,7 +347,7 @@ class Engine:
         """Somebody has set the wall clock: windows of correlations go on as if it had always been so."""
         if self._pipeline is not None and self._pipeline.correlator is not None:
             self._pipeline.correlator.shift(step)
-        self._content.shift(step)
+        self._rules.content.shift(step)
         if self._live is not None:
             self._live.state("clock_set", f"the clock was set {'forward' if step > 0 else 'back'} by "
                                           f"{abs(step) / 1e9:.0f} s; event.sequence keeps the order")

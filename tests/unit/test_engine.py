@@ -71,7 +71,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 def names(engine: Engine) -> list[str]:
     assert engine._facts.rules is not None
-    return [rule.name for rule in engine._matcher.rules]
+    return [rule.name for rule in engine._rules.matcher.rules]
 
 
 def test_a_scrape_that_waited_for_the_engine_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,9 +104,9 @@ def test_an_engine_that_waits_for_its_rules_says_that_it_is_alive(tmp_path: Path
 
 def reload(engine: Engine) -> None:
     """Ask for a reload, and let the loop turn until it is over."""
-    engine._reload()
-    while engine._load.busy:
-        engine._step()
+    engine._rules.reload()
+    while engine._rules.load.busy:
+        engine._rules.step()
         time.sleep(0.002)
 
 
@@ -203,14 +203,14 @@ def test_a_file_made_to_harm_parsers_leaves_the_old_rules(engine: Engine, tmp_pa
 def test_events_go_on_while_rules_are_read_and_a_second_request_is_kept(engine: Engine, tmp_path: Path) -> None:
     """The loop turns; what was written while the first reload ran is in the second."""
     write(tmp_path, 3, "second")
-    engine._reload()
-    engine._step()
-    assert engine._load.busy
+    engine._rules.reload()
+    engine._rules.step()
+    assert engine._rules.load.busy
     assert names(engine) == ["first"]
     write(tmp_path, 4, "third")
-    engine._reload()
-    while engine._load.busy:
-        engine._step()
+    engine._rules.reload()
+    while engine._rules.load.busy:
+        engine._rules.step()
     assert names(engine) == ["first", "second", "third"]
     assert engine._facts.reloads == {"success": 2, "failure": 0}
 
@@ -252,31 +252,31 @@ def test_files_are_watched_where_the_settings_ask_for_it(tmp_path: Path) -> None
     rules.mkdir()
     write(rules, 1, "first")
     with started(rules, config=str(settings)) as engine:
-        now = engine._next_look
-        engine._look(now)
-        assert not engine._load.busy
+        now = engine._rules._next_look
+        engine._rules.look(now)
+        assert not engine._rules.load.busy
         write(rules, 2, "second")
-        engine._look(now + 4)
-        engine._look(now + 5)
-        assert not engine._load.busy
+        engine._rules.look(now + 4)
+        engine._rules.look(now + 5)
+        assert not engine._rules.load.busy
         write(rules, 3, "third")
-        engine._look(now + 10)
-        assert not engine._load.busy
-        engine._look(now + 15)
-        assert engine._load.busy
-        while engine._load.busy:
-            engine._step()
+        engine._rules.look(now + 10)
+        assert not engine._rules.load.busy
+        engine._rules.look(now + 15)
+        assert engine._rules.load.busy
+        while engine._rules.load.busy:
+            engine._rules.step()
         assert names(engine) == ["first", "second", "third"]
-        engine._look(now + 20)
-        engine._look(now + 25)
-        assert not engine._load.busy
+        engine._rules.look(now + 20)
+        engine._rules.look(now + 25)
+        assert not engine._rules.load.busy
 
 
 class FakeLive:
     """Counts of a live stream, and what was reported."""
 
     def __init__(self, engine: Engine) -> None:
-        self.pipeline = Pipeline(engine._matcher, correlator=engine._correlator)
+        self.pipeline = Pipeline(engine._rules.matcher, correlator=engine._rules.correlator)
         self.told: list[tuple[object, ...]] = []
 
     def rule_disabled(self, *values: object) -> None:
@@ -301,16 +301,16 @@ def test_a_rule_over_its_budget_is_disabled_with_event_metric_and_log_until_a_re
     write(rules, 2, "second")
     with started(rules, config=str(settings)) as engine:
         live = FakeLive(engine)
-        engine._live = live  # type: ignore[assignment]
-        engine._budgets()
+        engine._live = engine._rules.live = live  # type: ignore[assignment]
+        engine._rules.budgets()
         if reason == "alerts":
             live.pipeline.counters.matches[ID] = 101
         else:
-            engine._meter.nanoseconds[ID], engine._meter.samples[ID] = 6_001_000_000, 100
-        engine._budgets()
-        engine._budgets()  # while others are being built nobody is told twice
-        while engine._load.busy:
-            engine._step()
+            engine._rules.meter.nanoseconds[ID], engine._rules.meter.samples[ID] = 6_001_000_000, 100
+        engine._rules.budgets()
+        engine._rules.budgets()  # while others are being built nobody is told twice
+        while engine._rules.load.busy:
+            engine._rules.step()
         assert names(engine) == ["second"]
         assert [rule.name for rule in live.pipeline.matcher.rules] == ["second"]  # type: ignore[attr-defined]
         measured, limit = (101, 100) if reason == "alerts" else (6001, 6000)
@@ -320,12 +320,12 @@ def test_a_rule_over_its_budget_is_disabled_with_event_metric_and_log_until_a_re
         assert snapshot.rule_disabled == {(ID, reason): 1.0}
         assert snapshot.rule_disablings[reason] == 1
         assert snapshot.rules_loaded["disabled"] == 1
-        engine._budgets()
-        assert not engine._load.busy
+        engine._rules.budgets()
+        assert not engine._rules.load.busy
         reload(engine)
         assert names(engine) == ["first", "second"]
-        engine._budgets()
-        assert not engine._load.busy
+        engine._rules.budgets()
+        assert not engine._rules.load.busy
         assert take(None, engine._facts).rule_disabled == {}
 
 
@@ -355,7 +355,7 @@ def test_correlations_keep_what_they_know_when_the_same_rules_come_from_a_child(
     (tmp_path / "rule.yml").write_text(RULE.format(name="first", number=1, condition="selection") + CORRELATION)
     with started(tmp_path) as engine:
         live = FakeLive(engine)
-        engine._live = live  # type: ignore[assignment]
+        engine._live = engine._rules.live = live  # type: ignore[assignment]
         alerts = []
         for second in range(3):
             found = live.pipeline.feed_document({
