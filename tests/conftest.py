@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,15 @@ def shared_data(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"outside test material is absent: {'/'.join(parts)}")
     return path
+
+
+def prometheus_tool(name: str) -> str:
+    """Path of a program of Prometheus; skips the test, by name, where neither tools/setup nor the host has it."""
+    path = str(ROOT / ".venv" / "prometheus" / "usr" / "bin") + os.pathsep + os.environ.get("PATH", os.defpath)
+    found = shutil.which(name, path=path)
+    if found is None:
+        pytest.skip(f"{name} is absent: tools/setup test fetches it where there is apt")
+    return found
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

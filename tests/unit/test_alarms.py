@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from sensor.metrics import ROWS, full_name
-from tests.conftest import ROOT
+from tests.conftest import ROOT, prometheus_tool
 
 FILE = ROOT / "prometheus" / "sensor.rules.yml"
 TEST = ROOT / "tests" / "data" / "prometheus_rules_test.yml"
@@ -50,9 +50,7 @@ def test_a_loss_has_an_alarm_and_a_drill_has_none() -> None:
 @pytest.mark.contract("loss-6")
 def test_alarms_ring_in_prometheus(tmp_path: Path) -> None:
     """Its own linter and its own tests of rules: a loss rings, a rehearsal does not."""
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed (package prometheus)")
+    promtool = prometheus_tool("promtool")
     for path in (FILE, TEST):
         shutil.copy(path, tmp_path)
     for command in (["check", "rules", FILE.name], ["test", "rules", TEST.name]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from sensor.metrics import (
     output_samples,
 )
 from sensor.outputs.counts import Counts
-from tests.conftest import ROOT
+from tests.conftest import ROOT, prometheus_tool
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -195,9 +194,7 @@ def test_two_registries_do_not_meet() -> None:
 @pytest.mark.parametrize("make", [Snapshot, full])
 def test_promtool_has_nothing_to_say(make: Callable[[], Snapshot]) -> None:
     """Prometheus' own linter accepts names, types and help texts."""
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed (package prometheus)")
+    promtool = prometheus_tool("promtool")
     checked = subprocess.run([promtool, "check", "metrics"], input=scrape(make()), text=True, capture_output=True,
                              check=False)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
