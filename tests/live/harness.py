@@ -30,7 +30,7 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.live.host import DETACH_SECONDS, children, owned_programs, program_ids, status_of, wait_until
+from tests.live.host import children, owned_programs, status_of, wait_gone, wait_until
 
 Document = dict[str, Any]
 
@@ -315,7 +315,7 @@ class Sensor:
             self.kill()
             raise
         assert status == 0, f"exit status {status}: {self.stderr()}"
-        wait_until(lambda: not owned & set(program_ids()), DETACH_SECONDS, "programs detached after a clean stop")
+        wait_gone(owned, "programs detached after a clean stop")
         return self.stderr()
 
     def kill(self) -> None:

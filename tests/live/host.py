@@ -67,16 +67,26 @@ def descriptors(pid: int) -> dict[int, str]:
 
 _SYS_BPF = 321
 _PROG_GET_NEXT_ID = 11
+_LINK_GET_NEXT_ID = 31
 
 
 def program_ids() -> Iterator[int]:
     """Ids of all BPF programs in the kernel, asked from the kernel itself."""
+    return _ids(_PROG_GET_NEXT_ID)
+
+
+def link_ids() -> Iterator[int]:
+    """Ids of all BPF links in the kernel; none where it is too old for them."""
+    return _ids(_LINK_GET_NEXT_ID)
+
+
+def _ids(command: int) -> Iterator[int]:
     libc = ctypes.CDLL(None, use_errno=True)
     attribute = (ctypes.c_uint32 * 32)()
     current = 0
     while True:
         attribute[0] = current
-        if libc.syscall(_SYS_BPF, _PROG_GET_NEXT_ID, ctypes.byref(attribute), ctypes.sizeof(attribute)) < 0:
+        if libc.syscall(_SYS_BPF, command, ctypes.byref(attribute), ctypes.sizeof(attribute)) < 0:
             return
         current = attribute[1]
         yield current
@@ -96,6 +106,27 @@ def owned_programs(pids: Iterable[int]) -> Iterator[int]:
                 continue
 
 
+def wait_gone(programs: Iterable[int], what: str) -> None:
+    """These programs must leave the kernel within the two seconds of the contract.
+
+    A program that nobody holds any more stays until the kernel's grace periods are over, 0.3 s as a rule. So a failure
+    tells who holds what is left: a process, a link, or the kernel alone.
+    """
+    wanted = set(programs)
+    end = time.monotonic() + DETACH_SECONDS
+    while left := wanted & set(program_ids()):
+        if time.monotonic() >= end:
+            holders = {pid: held for pid in _everybody() if (held := left & set(owned_programs([pid])))}
+            load = Path("/proc/loadavg").read_text().strip()
+            raise AssertionError(f"not within {DETACH_SECONDS} s: {what}; programs left {sorted(left)}, held by "
+                                 f"{holders or 'no process'}; links in the kernel {sorted(link_ids())}; load {load}")
+        time.sleep(0.05)
+
+
+def _everybody() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
 def no_stray_programs(before: Iterable[int]) -> bool:
     """Within the two seconds that the kernel may take, nothing of ours is left."""
     wanted = set(before)
@@ -107,6 +138,5 @@ def stray_programs(before: Iterable[int]) -> set[int]:
 
     Somebody else may load programs while the tests run; those have a living owner.
     """
-    everybody = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
     new = set(program_ids()) - set(before)
-    return new - set(owned_programs(everybody)) if new else new
+    return new - set(owned_programs(_everybody())) if new else new

@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from tests.live.harness import Sensor, action, get
-from tests.live.host import DETACH_SECONDS, alive, children, no_stray_programs, owned_programs, program_ids, wait_until
+from tests.live.host import (
+    DETACH_SECONDS,
+    alive,
+    children,
+    no_stray_programs,
+    owned_programs,
+    program_ids,
+    wait_gone,
+    wait_until,
+)
 
 RESTART_SECONDS = 10.0
 
@@ -105,7 +114,7 @@ def test_kill_of_the_supervisor_detaches_everything(own: Sensor, before: set[int
     os.kill(own.pid, signal.SIGKILL)
     assert own.process is not None
     own.process.wait()
-    wait_until(lambda: attached.isdisjoint(program_ids()), DETACH_SECONDS, "our programs gone")
+    wait_gone(attached, "our programs gone")
     wait_until(lambda: not [pid for pid in family if alive(pid)], 5, "the engine gone")
     assert no_stray_programs(before)
 
