@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import ipaddress
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from sensor import schema
-from sensor.errors import ContentError, UsageError
-from sensor.kernel.hooks import HOOKS, kinds
+from sensor import config_checks as checks
+from sensor.config_checks import FAMILIES, Check
+from sensor.errors import ContentError
 from sensor.safe_yaml import Node, parse, read_text, shown
-from sensor.watch import compile_pattern
 
 DEFAULT_PATH = "/etc/sensor/sensor.yaml"
 LOCAL_RULES = "/etc/sensor/rules.d"
-FAMILIES = ("process", "file", "network", "privilege", "shell")
 MAX_MEMORY_MIB = 64  # never more for our maps, whatever the settings say
 
 WATCH_DEFAULT = (
@@ -49,134 +46,11 @@ WATCH_DEFAULT = (
     "/proc/*/mem", "/proc/kcore", "/dev/mem", "/dev/kmem",
 )
 
-Check = Callable[[Any], str | None]  # what is wrong with a value, or None
-
 
 def _key(default: Any, doc: str, *, unit: str = "", check: Check | None = None, section: bool = False) -> Any:
     metadata = {"doc": doc, "unit": unit, "check": check, "section": section}
     return field(default_factory=default, metadata=metadata) if callable(default) else field(
         default=default, metadata=metadata)
-
-
-# --- checks ------------------------------------------------------------------------------------
-
-
-def _between(low: float, high: float) -> Check:
-    return lambda value: None if low <= value <= high else f"must be from {low} to {high}"
-
-
-def _ring(value: int) -> str | None:
-    # The kernel takes a power of two, and no less than a page.
-    if 4 <= value <= 32 << 10 and value & (value - 1) == 0:
-        return None
-    return "must be a power of two from 4 to 32768"
-
-
-def _absolute(value: str) -> str | None:
-    if not value.startswith("/") or "\0" in value or ".." in value.split("/"):
-        return "must be an absolute path without .."
-    return None
-
-
-def _listen(value: str) -> str | None:
-    if value == "off":
-        return None
-    host, _, port = value.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not (re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535):
-        return "must be ADDRESS:PORT, [IPV6]:PORT or off"
-    if bare == "localhost":
-        return None
-    try:
-        address = ipaddress.ip_address(bare)
-    except ValueError:
-        return "must name an IP address or localhost before the port"
-    return "needs brackets around the IPv6 address" if address.version == 6 and bare == host else None
-
-
-def _output(value: str) -> str | None:
-    if value in ("auto", "-", "table", "journald"):
-        return None
-    fault = _absolute(value)
-    return fault and "must be auto, -, table, journald or the absolute path of a file"
-
-
-def _watch(values: tuple[str, ...]) -> str | None:
-    # 255 bytes is what the request to the supervisor has room for, 256 what the kernel's map has.
-    if len(values) > 256:
-        return "has more than 256 paths"
-    try:
-        for value in values:
-            compile_pattern(value)
-            if len(value.encode()) > 255:
-                return f"{shown(value)} is longer than 255 bytes"
-    except UsageError as error:
-        return f"can't be used: {error}"
-    return None
-
-
-def _rule_paths(values: tuple[str, ...]) -> str | None:
-    return next((f"{shown(value)} {fault}, or the word default" for value in values
-                 if value != "default" and (fault := _absolute(value))), None)
-
-
-def _placeholders(values: Mapping[str, tuple[str, ...]]) -> str | None:
-    for name, items in values.items():
-        if not re.fullmatch(r"\w{1,64}", name):
-            return f"has the name {shown(name)}: letters, digits and _ alone make one"
-        if not 1 <= len(items) <= 1000:
-            return f"of {name} must have from 1 to 1000 values"
-    return "has more than 256 names" if len(values) > 256 else None
-
-
-def _pipelines(values: tuple[str, ...]) -> str | None:
-    return next((f"{shown(value)} {fault}" for value in values if (fault := _absolute(value))), None)
-
-
-def _public_keys(values: tuple[str, ...]) -> str | None:
-    for value in values:
-        if not re.fullmatch(r"ed25519:[A-Za-z0-9+/]{43}=", value):
-            return f"has {shown(value)}, which is no public key: `sensor content keygen` writes them"
-    return "names a key twice" if len(set(values)) < len(values) else None
-
-
-def _url(value: str) -> str | None:
-    if value == "off" or re.fullmatch(r"https?://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~/%-]*)?", value):
-        return None
-    return "must be off or the URL of a directory, http:// or https://, without a query"
-
-
-def fault_of_ring(value: str) -> str | None:
-    """What is wrong with the name of a ring, or None."""
-    return None if re.fullmatch(r"[a-z][a-z0-9-]{0,31}", value) else "must be a word of small letters, digits and -"
-
-
-def _families(values: tuple[str, ...]) -> str | None:
-    for value in values:
-        if value not in FAMILIES:
-            return f"has no family {shown(value)}{_meant(value, FAMILIES)}"
-    return None if "process" in values else "must have process: every other event needs the process table"
-
-
-def _hooks(values: Mapping[str, str]) -> str | None:
-    for name, kind in values.items():
-        if name not in HOOKS:
-            return f"has no event {shown(name)}{_meant(name, HOOKS)}"
-        offered = kinds(name)
-        if kind == "off":
-            if schema.BY_NAME[name].family == "process":
-                return f"can't turn {name} off: every other event needs the process table"
-        elif kind not in offered:
-            return f"of {name} is {shown(kind)}: must be one of {', '.join([*offered, 'off'])}"
-    return None
-
-
-def _meant(word: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(word[:64], list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else f" (one of {', '.join(known)})"
-
-
-# --- the tree ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,24 +59,24 @@ class Rules:
 
     paths: tuple[str, ...] = _key(
         ("default", LOCAL_RULES), "Files and directories of Sigma rules. `default` is the set that comes "
-        f"with the sensor. `{LOCAL_RULES}` may be absent; any other path must exist.", check=_rule_paths)
+        f"with the sensor. `{LOCAL_RULES}` may be absent; any other path must exist.", check=checks.rule_paths)
     placeholders: Mapping[str, tuple[str, ...]] = _key(
         lambda: MappingProxyType({}), "Values of placeholders in Sigma rules: what `%name%` stands for in a field "
-        "with the modifier `expand`. A rule whose placeholder has none is refused.", check=_placeholders)
+        "with the modifier `expand`. A rule whose placeholder has none is refused.", check=checks.placeholders)
     pipelines: tuple[str, ...] = _key(
         (), "Files of Sigma processing pipelines (YAML), for rules written for the fields of another product. "
-        "They may rename fields, change values and log sources, and nothing else.", check=_pipelines)
+        "They may rename fields, change values and log sources, and nothing else.", check=checks.pipelines)
     watch_seconds: int = _key(
         0, "How often rule files are looked at, to load them anew once they have changed and then stayed the same "
         "from one look to the next. 0: only when told (`systemctl reload sensor`, SIGHUP).", unit="s",
-        check=_between(0, 86400))
+        check=checks.between(0, 86400))
     budget_cpu_percent: int = _key(
         20, "Processor time that one rule may take over a minute, in percent of one core. A rule that takes more is "
         "disabled until the next reload, with an event, a metric and a log line. 0: no limit.", unit="%",
-        check=_between(0, 100))
+        check=checks.between(0, 100))
     budget_alerts: int = _key(
         0, "Alerts that one rule may raise within a minute, likewise. 0: no limit. Whoever can cause alerts can "
-        "make a rule reach this limit, and is not seen by it afterwards.", check=_between(0, 10_000_000))
+        "make a rule reach this limit, and is not seen by it afterwards.", check=checks.between(0, 10_000_000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,23 +84,25 @@ class Content:
     """Content releases: rules that are signed, checked and rolled out in stages."""
 
     keys: tuple[str, ...] = _key(
-        (), "Public keys of publishers, `ed25519:...` as `sensor content keygen` writes them.", check=_public_keys)
-    threshold: int = _key(1, "How many of these keys must have signed a release.", check=_between(1, 32))
+        (), "Public keys of publishers, `ed25519:...` as `sensor content keygen` writes them.",
+        check=checks.public_keys)
+    threshold: int = _key(1, "How many of these keys must have signed a release.", check=checks.between(1, 32))
     trusted: tuple[str, ...] = _key(
-        (), "Absolute paths, from below which releases are taken without a signature.", check=_pipelines)
+        (), "Absolute paths, from below which releases are taken without a signature.", check=checks.pipelines)
     hold: int = _key(3600, "How long a release must be healthy in each stage before it goes on by itself.", unit="s",
-                     check=_between(1, 30 * 86_400))
+                     check=checks.between(1, 30 * 86_400))
     alert_factor: int = _key(10, "A release that raises more than this many times the alerts of the rules before it, "
-                             "and more than 50, is taken back.", check=_between(1, 10_000))
+                             "and more than 50, is taken back.", check=checks.between(1, 10_000))
     event_us: int = _key(1000, "Longest mean time that a release may take to evaluate an event, in its golden "
-                         "recording and live.", unit="µs", check=_between(1, 1_000_000))
+                         "recording and live.", unit="µs", check=checks.between(1, 1_000_000))
     check_seconds: int = _key(60, "Processor time that the check of a release may take.", unit="s",
-                              check=_between(1, 3600))
+                              check=checks.between(1, 3600))
     repository: str = _key("off", "URL of a TUF repository from which `sensor content update` takes releases, or "
-                           "`off`.", check=_url)
-    ring: str = _key("stable", "Which releases of the repository: those published for this ring.", check=fault_of_ring)
+                           "`off`.", check=checks.url)
+    ring: str = _key("stable", "Which releases of the repository: those published for this ring.",
+                     check=checks.ring_name)
     root: str = _key("/etc/sensor/content.root.json", "The repository's root metadata, copied here by hand once: what "
-                     "all trust in it comes from.", check=_absolute)
+                     "all trust in it comes from.", check=checks.absolute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +111,7 @@ class Output:
 
     spec: str = _key("auto", "`-` (JSON lines on standard output), `table` (for people), `journald`, or the "
                      "absolute path of a file for JSON lines. `auto` is the journal under systemd, a table "
-                     "on a terminal, else `-`.", check=_output)
+                     "on a terminal, else `-`.", check=checks.output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +119,7 @@ class Metrics:
     """Prometheus metrics, /-/healthy and /-/ready."""
 
     listen: str = _key("127.0.0.1:9923", "ADDRESS:PORT, or `off`. There is no authentication: beyond "
-                       "loopback, put something in front.", check=_listen)
+                       "loopback, put something in front.", check=checks.listen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +129,7 @@ class Watch:
     paths: tuple[str, ...] = _key(
         WATCH_DEFAULT, "Files whose opening for reading makes a file_open event. `*`, `?` and `[...]` match "
         "within one component; the last component or the last directory must be fixed text. A list replaces "
-        "the default; it does not add to it.", check=_watch)
+        "the default; it does not add to it.", check=checks.watch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +139,7 @@ class Probes:
     families: tuple[str, ...] = _key(
         ("process", "file", "network", "privilege"), f"Of {', '.join(f'`{f}`' for f in FAMILIES)}. "
         "`process` is needed. `shell` reports each line typed at a bash prompt, passwords typed there by "
-        "mistake too, and is off for that reason.", check=_families)
+        "mistake too, and is off for that reason.", check=checks.families)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +147,7 @@ class Engine:
     """The unprivileged rule engine."""
 
     tick_ms: int = _key(10, "How often the ring is read. Longer costs less and alerts later.", unit="ms",
-                        check=_between(1, 1000))
+                        check=checks.between(1, 1000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,23 +155,24 @@ class Limits:
     """Bounds. Each one that is reached is counted in a metric."""
 
     ring_kib: int = _key(8192, "Ring buffer of all events but process events; a power of two.", unit="KiB",
-                         check=_ring)
+                         check=checks.ring)
     process_ring_kib: int = _key(1024, "Ring buffer of process events, apart so that a flood of file events "
-                                 "can't push them out; a power of two.", unit="KiB", check=_ring)
+                                 "can't push them out; a power of two.", unit="KiB", check=checks.ring)
     kernel_memory_mib: int = _key(32, "Most memory that all our maps together may take; computed before "
                                   f"loading. {MAX_MEMORY_MIB} at most.", unit="MiB",
-                                  check=_between(4, MAX_MEMORY_MIB))
+                                  check=checks.between(4, MAX_MEMORY_MIB))
     processes: int = _key(65536, "Processes, running and recently ended, that the process table holds.",
-                          check=_between(1024, 4 << 20))
+                          check=checks.between(1024, 4 << 20))
     kernel_cpu: float = _key(1.0, "What all probes together may take of each processor, mean of 30 s. Above it probe "
                              "families are switched off, one by one (docs/safety.md has the order), process events "
-                             "never; they come back by themselves. 0: no limit.", unit="%", check=_between(0, 100))
+                             "never; they come back by themselves. 0: no limit.", unit="%",
+                              check=checks.between(0, 100))
     program_ns: int = _key(1000, "Longest mean run time of one probe program that takes a tenth of "
                            "`limits.kernel_cpu` or more, likewise. 0: no limit.", unit="ns",
-                           check=_between(0, 100_000_000))
+                           check=checks.between(0, 100_000_000))
     cgroup_events: int = _key(20_000, "Events a second that one control group may cause in one probe family (files; "
                               "names of files; network; privileges). What is more is dropped in the kernel, counted "
-                              "and told; process events never. 0: no limit.", check=_between(0, 10_000_000))
+                              "and told; process events never. 0: no limit.", check=checks.between(0, 10_000_000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +188,7 @@ class Settings:
     probes: Probes = _key(Probes, Probes.__doc__ or "", section=True)
     hooks: Mapping[str, str] = _key(
         lambda: MappingProxyType({}), "Event name to the one alternative that may carry it (`sensor doctor` "
-        "lists them), or to `off`.", check=_hooks)
+        "lists them), or to `off`.", check=checks.hooks)
     engine: Engine = _key(Engine, Engine.__doc__ or "", section=True)
     limits: Limits = _key(Limits, Limits.__doc__ or "", section=True)
 

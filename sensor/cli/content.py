@@ -167,10 +167,10 @@ def publish(directory: str, key: str, root_key: str | None, add: str | None, rin
 
     Hosts need a copy of its metadata/1.root.json (content.root) and its URL (content.repository).
     """
-    from sensor.config import fault_of_ring
+    from sensor.config_checks import ring_name
     from sensor.content import publish, update
 
-    if fault := fault_of_ring(ring):
+    if fault := ring_name(ring):
         raise UsageError(f"--ring {ring!r} {fault}")
     name = f"{ring}/{update.REVOCATION if revocation else update.RELEASE}"
     made = publish.publish(directory, publish.Order(key, root_key, {name: add} if add else {}, hours))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensor import config, schema
+from sensor import config, config_checks, schema
 from sensor.config import Settings, all_keys, load, loads, to_mapping
 from sensor.errors import ContentError
 from sensor.safe_yaml import MAX_BYTES, parse, read_descriptor
@@ -284,7 +284,7 @@ def test_default_watch_list_covers_what_attackers_read_and_leaves_out_the_rest()
 
 def test_every_family_of_the_event_table_can_be_switched():
     """A probe family without a setting could not be turned off."""
-    assert set(config.FAMILIES) == {event.family for event in schema.EVENTS} - {"user"}
+    assert set(config_checks.FAMILIES) == {event.family for event in schema.EVENTS} - {"user"}
 
 
 def test_every_key_says_what_it_means():
@@ -315,5 +315,5 @@ def test_reading_settings_loads_no_other_part_of_the_sensor():
     code = ("import sys, sensor.config; "
             "print(*sorted(m for m in sys.modules if m.startswith(('sensor', 'bcc', 'sigma'))))")
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert out.stdout.split() == ["sensor", "sensor.config", "sensor.errors", "sensor.kernel",
+    assert out.stdout.split() == ["sensor", "sensor.config", "sensor.config_checks", "sensor.errors", "sensor.kernel",
                                   "sensor.kernel.hooks", "sensor.safe_yaml", "sensor.schema", "sensor.watch"]

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 LAYERS = {
     "schema": 0, "errors": 0, "__init__": 0,
     # What only computes on values, and what reads rings and settings.
-    "config": 1, "codegen": 1, "safe_yaml": 1, "boottime": 1, "paths": 1, "dns": 1,
+    "config": 1, "config_checks": 1, "codegen": 1, "safe_yaml": 1, "boottime": 1, "paths": 1, "dns": 1,
     "derived": 1, "arrow": 1, "watch": 1, "sequences": 1, "shape": 1, "resources": 1,
     "kernel.ring": 1, "kernel.decode": 1, "kernel.hooks": 1,
     "crashes.model": 1, "crashes.lines": 1, "crashes.parse": 1, "crashes.verdict": 1,
