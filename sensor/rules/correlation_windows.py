@@ -141,7 +141,7 @@ def _ordered(entries: Sequence[Entry], at: int, span: int,
 
 
 def _chain(entries: Sequence[Entry], span: int, sequence: tuple[int, ...]) -> list[Entry] | None:
-    """The first chain to be complete; of several that then are, the one that began last."""
+    """The first chain to be complete; of several that then are, the one that began last, of the earliest entries."""
     # chains[n] is the chain of the first n rules that began last, with entries before the present time.
     chains: list[tuple[Entry, ...] | None] = [(), *(None for _ in sequence)]
     fresh: list[tuple[int, tuple[Entry, ...]]] = []
@@ -165,6 +165,6 @@ def _chain(entries: Sequence[Entry], span: int, sequence: tuple[int, ...]) -> li
 def _take(chains: list[tuple[Entry, ...] | None], fresh: list[tuple[int, tuple[Entry, ...]]]) -> None:
     for length, chain in fresh:
         known = chains[length]
-        if known is None or chain[0] > known[0]:
+        if known is None or chain[0][0] > known[0][0]:
             chains[length] = chain
     fresh.clear()

@@ -124,9 +124,12 @@ def distinct(least: int, what: str) -> Find:
 
 
 def in_order(programs: str) -> Find:
-    """Programs one after the other: the chain that is complete first, of those the one that began last."""
+    """Programs one after the other: the chain that is complete first, of those the one that began last.
+
+    Of chains that are alike in both, the one of the earliest events, by id where they are of one time.
+    """
     def find(kept: list[Event], event: Event, span: int) -> Window | None:
-        near = [each for each in kept if abs(each.at - event.at) <= span]
+        near = sorted(each for each in kept if abs(each.at - event.at) <= span)
         chains = [chain for chain in product(*([each for each in near if each.program == one] for one in programs))
                   if all(before.at < after.at for before, after in pairwise(chain))
                   and chain[-1].at - chain[0].at <= span]

@@ -50,9 +50,16 @@ KINDS = {
 }
 
 
+class Sets(dict[str, RuleSet]):
+    """Rule sets by name, short where an example that fails is shown."""
+
+    def __repr__(self) -> str:
+        return f"<{', '.join(self)}>"
+
+
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RuleSet]:
-    found = {name: loaded(tmp_path_factory.mktemp(name), each) for name, each in KINDS.items()}
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Sets:
+    found = Sets((name, loaded(tmp_path_factory.mktemp(name), each)) for name, each in KINDS.items())
     assert all(not each.refused and len(each.correlations) == 1 for each in found.values())
     return found
 
@@ -66,9 +73,12 @@ _event = st.tuples(st.integers(0, 60), st.sampled_from("abc"), st.sampled_from("
 
 @st.composite
 def arrivals(draw: st.DrawFn, disorder: int = SPAN, programs: str = "abc") -> list[Event]:
-    """Events, each at most so many seconds behind one that came before it, and some of them twice."""
+    """Events, each at most so many seconds behind one that came before it, and some of them twice.
+
+    Of one group alone where they come later than a timespan: a group that has been idle for two of them is forgotten.
+    """
     drawn = draw(st.lists(_event, max_size=30))
-    events = [Event(at, f"e{number}", programs[ord(program) % len(programs)], group, value)
+    events = [Event(at, f"e{number}", programs[ord(program) % len(programs)], group if disorder <= SPAN else "g", value)
               for number, (at, program, group, value) in enumerate(drawn)]
     events += [events[number % len(events)] for number in draw(st.lists(st.integers(0, 29), max_size=5)) if events]
     delays = draw(st.lists(st.integers(0, disorder), min_size=len(events), max_size=len(events)))
