@@ -20,6 +20,7 @@
 typedef struct {
 	PyObject_HEAD
 	Automaton folded, cased;
+	Trail folded_trail, cased_trail;
 	Memo sets; /* atoms -> number of the set, plus one */
 } Finder;
 
@@ -43,14 +44,6 @@ static int finder_init(PyObject *self, PyObject *args, PyObject *keywords)
 	return failed ? -1 : 0;
 }
 
-static bool is_ascii(const unsigned char *text, size_t length)
-{
-	unsigned char all = 0;
-	for (size_t index = 0; index < length; index++)
-		all |= text[index];
-	return all < 0x80;
-}
-
 /* The number of a text's set, LEFT_OPEN, or FAILED without memory. */
 static int32_t number_of(Finder *finder, const unsigned char *text, size_t length)
 {
@@ -58,9 +51,9 @@ static int32_t number_of(Finder *finder, const unsigned char *text, size_t lengt
 	if (!length || !is_ascii(text, length))
 		return LEFT_OPEN;
 	if (finder->folded.table)
-		automaton_find(&finder->folded, text, length, hits_add, &hits);
+		automaton_follow(&finder->folded, &finder->folded_trail, text, length, hits_add, &hits);
 	if (finder->cased.table)
-		automaton_find(&finder->cased, text, length, hits_add, &hits);
+		automaton_follow(&finder->cased, &finder->cased_trail, text, length, hits_add, &hits);
 	if (hits.open)
 		return LEFT_OPEN;
 	size_t size = (size_t)hits.count * sizeof(*hits.atoms);

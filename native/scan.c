@@ -112,18 +112,90 @@ static bool holds(const Output *output, size_t end, size_t length)
 	}
 }
 
+/* What ends with a byte, at a state that was told. */
+static void tell(const Automaton *automaton, uint32_t state, size_t end, size_t length, Found *found, void *to)
+{
+	uint32_t at = automaton->first[state] ? state : automaton->suffix[state];
+	for (; at; at = automaton->suffix[at])
+		for (uint32_t each = automaton->first[at]; each; each = automaton->outputs[each - 1].next)
+			if (holds(&automaton->outputs[each - 1], end, length))
+				found(to, automaton->outputs[each - 1].atom);
+}
+
+static uint32_t step(const Automaton *automaton, uint32_t state, unsigned char byte)
+{
+	return automaton->table[(size_t)state * automaton->columns + automaton->class_of[byte]];
+}
+
 void automaton_find(const Automaton *automaton, const unsigned char *text, size_t length, Found *found, void *to)
 {
 	uint32_t state = 0;
 	for (size_t index = 0; index < length; index++) {
-		state = automaton->table[(size_t)state * automaton->columns + automaton->class_of[text[index]]];
+		state = step(automaton, state, text[index]);
 		if (!(state & TOLD))
 			continue;
 		state &= ~TOLD;
-		uint32_t at = automaton->first[state] ? state : automaton->suffix[state];
-		for (; at; at = automaton->suffix[at])
-			for (uint32_t each = automaton->first[at]; each; each = automaton->outputs[each - 1].next)
-				if (holds(&automaton->outputs[each - 1], index + 1, length))
-					found(to, automaton->outputs[each - 1].atom);
+		tell(automaton, state, index + 1, length, found, to);
+	}
+}
+
+/* How many bytes of a text are those of the trail, and none of them the last of either. */
+static size_t shared(const Trail *trail, const unsigned char *text, size_t length)
+{
+	size_t most = length < trail->length ? length : trail->length, at = 0;
+	if (!most--)
+		return 0;
+	for (uint64_t ours, theirs; at + sizeof(ours) <= most; at += sizeof(ours)) {
+		memcpy(&ours, trail->text + at, sizeof(ours));
+		memcpy(&theirs, text + at, sizeof(theirs));
+		if (ours != theirs)
+			break;
+	}
+	while (at < most && trail->text[at] == text[at])
+		at++;
+	return at;
+}
+
+typedef struct {
+	Trail *trail;
+	size_t at;
+	bool kept; /* whether the byte may be one of a longer text, too */
+	Found *found;
+	void *to;
+} Step;
+
+static void note(void *to, uint16_t atom)
+{
+	Step *step = to;
+	Trail *trail = step->trail;
+	if (step->kept && trail->found < TRAIL_FOUND) {
+		trail->finds[trail->found].at = (uint16_t)step->at;
+		trail->finds[trail->found].atom = atom;
+	}
+	trail->found += step->kept;
+	step->found(step->to, atom);
+}
+
+void automaton_follow(const Automaton *automaton, Trail *trail, const unsigned char *text, size_t length, Found *found,
+		      void *to)
+{
+	if (length > TRAIL_BYTES) {
+		automaton_find(automaton, text, length, found, to);
+		return; /* the trail stays that of the text before */
+	}
+	size_t begin = trail->found <= TRAIL_FOUND ? shared(trail, text, length) : 0;
+	uint32_t state = begin ? trail->states[begin - 1] : 0, old = 0;
+	for (; begin && old < trail->found && trail->finds[old].at < begin; old++)
+		found(to, trail->finds[old].atom);
+	trail->found = old;
+	trail->length = (uint32_t)length;
+	memcpy(trail->text + begin, text + begin, length - begin);
+	for (size_t index = begin; index < length; index++) {
+		state = step(automaton, state, text[index]);
+		if (state & TOLD) {
+			state &= ~TOLD;
+			tell(automaton, state, index + 1, length, note, &(Step){trail, index, index + 1 < length, found, to});
+		}
+		trail->states[index] = (uint16_t)state;
 	}
 }

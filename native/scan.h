@@ -35,11 +35,30 @@ typedef struct {
 /* Takes what was found: an atom may come more than once. */
 typedef void Found(void *to, uint16_t atom);
 
+#define TRAIL_BYTES 1024
+#define TRAIL_FOUND 64
+
+/*
+ * The way that a text took, for the next one that begins alike: paths that follow one another share directories.
+ * What was found is kept as far as it does not depend on where the text ends. All zero at first.
+ */
+typedef struct {
+	uint32_t length, found;
+	unsigned char text[TRAIL_BYTES];
+	uint16_t states[TRAIL_BYTES]; /* after each byte */
+	struct {
+		uint16_t at, atom; /* the byte that completed it */
+	} finds[TRAIL_FOUND];
+} Trail;
+
 void automaton_free(Automaton *automaton);
 /* Room for literals of so many bytes in all; bytes that occur in one are marked in used. 1: too many, -1: no memory. */
 int automaton_begin(Automaton *automaton, const bool used[256], size_t bytes, bool folded);
 int automaton_add(Automaton *automaton, const unsigned char *literal, size_t length, uint8_t relation, uint16_t atom);
 int automaton_seal(Automaton *automaton);
 void automaton_find(const Automaton *automaton, const unsigned char *text, size_t length, Found *found, void *to);
+/* The same, from where the text parts from the one before it. A trail belongs to one automaton. */
+void automaton_follow(const Automaton *automaton, Trail *trail, const unsigned char *text, size_t length, Found *found,
+		      void *to);
 
 #endif

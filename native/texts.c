@@ -9,6 +9,14 @@ typedef struct {
 	size_t length;
 } Span;
 
+bool is_ascii(const unsigned char *text, size_t length)
+{
+	unsigned char all = 0;
+	for (size_t index = 0; index < length; index++)
+		all |= text[index];
+	return all < 0x80;
+}
+
 void texts_free(Texts *texts)
 {
 	if (!texts)
@@ -190,16 +198,15 @@ static unsigned char *walked(Span raw, const unsigned char *begin, unsigned char
 /* Whether Python's normalise() would give the path back as it is, and each byte is a character. */
 static bool plain(Span path, bool clean)
 {
-	if (!path.length)
+	if (!path.length || !is_ascii(path.at, path.length))
 		return false;
-	for (size_t index = 0; index < path.length; index++) {
-		unsigned char byte = path.at[index];
-		if (byte >= 0x80)
+	if (!clean)
+		return true;
+	const unsigned char *end = path.at + path.length, *slash = path.at;
+	for (; (slash = memchr(slash, '/', (size_t)(end - slash))); slash++)
+		if (slash + 1 == end || slash[1] == '/' || slash[1] == '.')
 			return false;
-		if (clean && byte == '/' && (index + 1 == path.length || path.at[index + 1] == '/' || path.at[index + 1] == '.'))
-			return false;
-	}
-	return !clean || path.at[0] == '/';
+	return path.at[0] == '/';
 }
 
 /* The record's path in buffer; false where Python has to make it. */
@@ -261,7 +268,7 @@ static Span view_of(Span path, int view)
 	return dot > 1 && dots + 1 < dot ? (Span){name.at + dot, name.length - dot} : (Span){name.at, 0};
 }
 
-void texts_look(const Texts *texts, const Record *record, Hits *hits)
+void texts_look(Texts *texts, const Record *record, Hits *hits)
 {
 	unsigned char buffer[PATH_BYTES];
 	Span path;
@@ -269,14 +276,14 @@ void texts_look(const Texts *texts, const Record *record, Hits *hits)
 	hits->opens = texts->open;
 	hits->open = !path_of(texts, record, buffer, &path);
 	for (int index = 0; !hits->open && index < texts->count; index++) {
-		const Scan *scan = &texts->scans[index];
+		Scan *scan = &texts->scans[index];
 		Span text = view_of(path, scan->view);
 		if (!text.length)
 			continue;
 		hits_add(hits, scan->present);
 		if (scan->folded.table)
-			automaton_find(&scan->folded, text.at, text.length, hits_add, hits);
+			automaton_follow(&scan->folded, &scan->folded_trail, text.at, text.length, hits_add, hits);
 		if (scan->cased.table)
-			automaton_find(&scan->cased, text.at, text.length, hits_add, hits);
+			automaton_follow(&scan->cased, &scan->cased_trail, text.at, text.length, hits_add, hits);
 	}
 }

@@ -21,6 +21,7 @@ typedef struct {
 	int view;
 	uint16_t present; /* the atom of there being such a text */
 	Automaton folded, cased;
+	Trail folded_trail, cased_trail;
 } Scan;
 
 typedef struct {
@@ -38,6 +39,7 @@ typedef struct {
 	const bool *opens; /* by atom, or NULL: all of them decide */
 } Hits;
 
+bool is_ascii(const unsigned char *text, size_t length);
 /* Take an atom: what an automaton calls. */
 void hits_add(void *to, uint16_t atom);
 /* Of literals, rows of (bytes, relation, cased, atom), those that are cased or those that are not. 1: too many. */
@@ -46,6 +48,6 @@ int literals_build(Automaton *automaton, PyObject *rows, bool cased, uint32_t at
 Texts *texts_make(PyObject *row, bool *failed);
 void texts_free(Texts *texts);
 /* The atoms that are true of a record's path. hits->open: they do not decide. */
-void texts_look(const Texts *texts, const Record *record, Hits *hits);
+void texts_look(Texts *texts, const Record *record, Hits *hits);
 
 #endif

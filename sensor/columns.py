@@ -1,11 +1,13 @@
 """Row groups of a Parquet recording as columns, as many at once as make good use of each step over a column.
 
-Texts stay folded in dictionaries, of which there is one for a column of a span; those in lists, too.
+Texts stay folded in dictionaries, of which there is one for a column of a span; those in lists, too. A dictionary of
+texts that hardly repeat themselves may have one of them twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from sensor import arrow, parquet
@@ -21,6 +23,9 @@ SPAN_ROWS = 131_072
 _SPAN_BYTES = 32 << 20
 #: Bytes of one column's lists in a span, each as often as it is there.
 _UNFOLDED_BYTES = 256 << 20
+#: Texts of a column are taken for various where there are so many rows to one, or fewer.
+_VARIOUS = 4
+_ARRAY_BYTES = (2 << 30) - 1
 _KIND = "event.kind"
 
 #: Numbers of row groups that are read and matched at once.
@@ -140,17 +145,38 @@ def _is_heavy(lists: Any, value_bytes: int) -> bool:
 
 
 def _one_piece(table: Any) -> dict[str, Any]:
-    """Each column as one array, with each text once in its dictionary.
+    """Each column as one array; in its dictionary a text stands once where most texts repeat themselves.
 
     Raises:
         ValueError: A column has more than Arrow puts in one piece.
     """
+    various = [name for name, column in zip(table.column_names, table.columns, strict=True) if _is_various(column)]
+    found = {name: _appended(table.column(name)) for name in various}
+    table = table.drop_columns(various)
     batches = table.unify_dictionaries().combine_chunks().to_batches()
     if len(batches) > 1:
         raise ValueError("more than 2 GB of text in one column")
-    if batches:
-        return dict(zip(table.column_names, batches[0].columns, strict=True))
-    return {name: column.combine_chunks() for name, column in zip(table.column_names, table.columns, strict=True)}
+    columns = batches[0].columns if batches else [column.combine_chunks() for column in table.columns]
+    return {**found, **dict(zip(table.column_names, columns, strict=True))}
+
+
+def _is_various(column: Any) -> bool:
+    """Whether looking for texts that several dictionaries have takes longer than looking at such texts again."""
+    return (column.num_chunks > 1 and kind_of(column.type) is str and hasattr(column.chunk(0), "dictionary")
+            and sum(len(chunk.dictionary) for chunk in column.chunks) * _VARIOUS > len(column))
+
+
+def _appended(column: Any) -> Any:
+    """The chunks of a folded column as one array, its dictionary that of all, one after the other."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    starts = accumulate((len(chunk.dictionary) for chunk in column.chunks), initial=0)
+    indices = [pc.add(chunk.indices, arrow.number(start)) for chunk, start in zip(column.chunks, starts, strict=False)]
+    texts = [chunk.dictionary for chunk in column.chunks]
+    if sum(pc.sum(pc.binary_length(text)).as_py() or 0 for text in texts) > _ARRAY_BYTES:
+        raise ValueError("more than 2 GB of text in one column")
+    return pa.DictionaryArray.from_arrays(pa.concat_arrays(indices), pa.concat_arrays(texts))
 
 
 def full(file: File, group: int) -> Any:

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from collections import Counter
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -398,6 +399,36 @@ def test_no_offsets_make_the_finder_read_elsewhere(offsets, data, first, count):
         if number < extension().SETS:
             place = firsts[number]
             assert (b"ab" in text.lower()) == (b"ab" in data[used[place]:used[place + 1]].lower())
+
+
+_LITERALS = st.lists(st.tuples(st.text("aB/", min_size=1, max_size=5), st.integers(0, 3), st.booleans()), max_size=8)
+#: Each text: how much of the one before it stays, and what follows.
+_WAYS = st.lists(st.tuples(
+    st.integers(0, 12), st.text("aAbB/", max_size=6) | st.sampled_from(["a/" * 300, "a/" * 520])), max_size=24)
+
+
+def _holds(text: str, literal: str, relation: int) -> bool:
+    return (text == literal, text.startswith(literal), text.endswith(literal), literal in text)[relation]
+
+
+@settings(max_examples=400)
+@given(_LITERALS, _WAYS)
+def test_texts_that_begin_like_the_one_before_are_found_like_all_others(literals, ways):
+    """Literals that end in what two texts share, at its end, or with one of the texts; longer than a trail is, too."""
+    texts: list[str] = []
+    for kept, more in ways:
+        texts.append((texts[-1][:kept] if texts else "") + more or "/")
+    literals = [(literal if cased else fold(literal), relation, cased) for literal, relation, cased in literals]
+    finder = extension().Finder(tuple((literal.encode(), relation, cased, atom)
+                                      for atom, (literal, relation, cased) in enumerate(literals)))
+    ends = list(accumulate(map(len, texts), initial=0))
+    numbers, _, left = finder.find(struct.pack(f"{len(ends)}i", *ends), "".join(texts).encode(), 0, len(texts), None)
+    assert left == []
+    expected = [frozenset(atom for atom, (literal, relation, cased) in enumerate(literals)
+                          if _holds(text if cased else fold(text), literal, relation))
+                for text in texts]
+    found = struct.unpack(f"{len(texts)}i", numbers)
+    assert len(set(zip(found, expected, strict=True))) == len(set(found)) == len(set(expected))
 
 
 def test_a_finder_is_made_once_and_takes_no_other_things():
