@@ -23,6 +23,7 @@ class Server:
     """One Prometheus that scrapes one sensor each second and evaluates the alarms as often."""
 
     def __init__(self, directory: Path, sensor: Sensor) -> None:
+        program = prometheus_tool("prometheus")  # or skips: before anything is open
         self.port = free_port()
         directory.mkdir()
         config = directory / "prometheus.yml"
@@ -33,7 +34,7 @@ class Server:
         }))
         self._log = (directory / "log").open("wb")
         self.process = subprocess.Popen(
-            [prometheus_tool("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={directory / 'data'}",
+            [program, f"--config.file={config}", f"--storage.tsdb.path={directory / 'data'}",
              f"--web.listen-address=127.0.0.1:{self.port}"], stdout=self._log, stderr=self._log, cwd=directory)
 
     def get(self, path: str) -> Any:
