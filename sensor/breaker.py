@@ -97,7 +97,7 @@ class Breaker:
 
     def feed(self, sample: Sample) -> list[Step]:
         """Take in one sample; at most one family goes or comes, but for a drill's end."""
-        ended = self._end_drill(sample.at)
+        ended = self.tick(sample.at)
         span = sample.seconds if self._last is None else sample.at - self._last
         self._last = sample.at
         self._began = sample.at - sample.seconds if self._began is None else self._began
@@ -105,6 +105,15 @@ class Breaker:
         self._samples.append((sample, min(span, WINDOW_SECONDS)))
         self.ppm, self._movable = self._mean(sample.at, kept=True), self._mean(sample.at, kept=False)
         return ended + (self._trip(sample.at) or self._recover(sample.at))
+
+    def tick(self, now: float) -> list[Step]:
+        """What time alone brings, where nothing is measured: the end of a drill."""
+        if self._drill is None or now < self._drill[1]:
+            return []
+        family, self._drill = self._drill[0], None
+        self.shed.remove(family)
+        self._begin_anew()
+        return [Step(RESTORED, family, DRILL, 0, 0, f"drill: {family} is switched on again")]
 
     def rehearse(self, now: float, seconds: float) -> list[Step]:
         """Shed the next family as a drill, for so many seconds. Empty where there is none, or a drill already."""
@@ -205,14 +214,6 @@ class Breaker:
         self._begin_anew()
         return [Step(RESTORED, family, KERNEL_CPU, round(self.ppm), limit,
                      f"the probes took {self.ppm / 1e4:.2f} % of each processor: {family} is switched on again")]
-
-    def _end_drill(self, now: float) -> list[Step]:
-        if self._drill is None or now < self._drill[1]:
-            return []
-        family, self._drill = self._drill[0], None
-        self.shed.remove(family)
-        self._begin_anew()
-        return [Step(RESTORED, family, DRILL, 0, 0, f"drill: {family} is switched on again")]
 
     def _begin_anew(self) -> None:
         """What was measured before a step says nothing of the time after it."""

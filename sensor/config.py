@@ -165,7 +165,8 @@ class Limits:
                           check=checks.between(1024, 4 << 20))
     kernel_cpu: float = _key(1.0, "What all probes together may take of each processor, mean of 30 s. Above it probe "
                              "families are switched off, one by one (docs/safety.md has the order), process events "
-                             "never; they come back by themselves. 0: no limit.", unit="%",
+                             "never; they come back by themselves. 0: no limit; with `limits.program_ns: 0` nothing is "
+                             "measured at all.", unit="%",
                               check=checks.between(0, 100))
     program_ns: int = _key(1000, "Longest mean run time of one probe program that takes a tenth of "
                            "`limits.kernel_cpu` or more, likewise. 0: no limit.", unit="ns",

@@ -53,6 +53,7 @@ class Governor:
         self._began: tuple[float, list[_Row]] | None = None  # a sample
         self._pending = False  # what was decided is not done yet
         self._cpus = 1
+        self._bounded = False
         self._lack = ""  # why nothing is measured
         self._untold: deque[Step] = deque(maxlen=_UNTOLD)
         self._counts = dict.fromkeys(ACTIONS, 0)
@@ -63,6 +64,7 @@ class Governor:
             return
         self.end()
         self._load, self._cpus = load, cpus
+        self._bounded = bool(bounds.kernel_ppm or bounds.program_ns)
         self._breaker, self._switches = Breaker(bounds, load.families), Shedding(load)
         self._names = {row["id"]: (row["program"], row["family"]) for row in load.programs}
 
@@ -76,17 +78,16 @@ class Governor:
         """Begin or end a sample, and act on it; seconds until the next call."""
         if self._breaker is None:
             return ROUND_SECONDS
-        if self._began is None and self._start_measuring():
-            self._began = (self._clock(), self.rows())
-            return SAMPLE_SECONDS
-        if self._began is not None:
+        if self._began is None:
+            if self._start_measuring():
+                self._began = (self._clock(), self.rows())
+                return SAMPLE_SECONDS
+            self._carry_out(self._breaker.tick(self._clock()))
+        else:
             sample = self._sample(*self._began)
             self._began = None
             self._stop_measuring()
-            if sample is not None:
-                self._carry_out(self._breaker.feed(sample))
-        if self._pending:
-            self._carry_out([])
+            self._carry_out(self._breaker.feed(sample) if sample is not None else [])
         return ROUND_SECONDS - SAMPLE_SECONDS
 
     def rows(self) -> list[_Row]:
@@ -133,6 +134,9 @@ class Governor:
     # --- inside -------------------------------------------------------------------------------
 
     def _start_measuring(self) -> bool:
+        if not self._bounded:
+            self._lacks("limits.kernel_cpu and limits.program_ns are 0")
+            return False
         try:
             self._measuring = self._enable()
         except OSError as error:

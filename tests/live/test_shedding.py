@@ -122,7 +122,7 @@ def test_a_drill_switches_one_family_off_and_on_and_says_so(loaded: SimpleNamesp
     said: list[str] = []
     now = [1000.0]
     governor = Governor(said.append, lambda: now[0])
-    governor.begin(loaded.load, Bounds(), loaded.plan.cpus)
+    governor.begin(loaded.load, Bounds(program_ns=1_000_000), loaded.plan.cpus)
     assert "drill: file is switched off" in governor.rehearse(10)
     assert not seen(loaded.counters, "file")
     assert seen(loaded.counters, "path")
@@ -141,7 +141,7 @@ def test_statistics_are_on_only_while_somebody_measures(loaded: SimpleNamespace)
     setting = Path("/proc/sys/kernel/bpf_stats_enabled")
     before = setting.read_text()
     governor = Governor(lambda _message: None)
-    governor.begin(loaded.load, Bounds(), loaded.plan.cpus)
+    governor.begin(loaded.load, Bounds(program_ns=1_000_000), loaded.plan.cpus)
     governor.round()
     assert governor.sampling
     assert runs(loaded.load) >= 1000

@@ -16,6 +16,7 @@ from sensor.kernel import bpf
 from sensor.loaded import Load
 
 FAMILIES = ("process", "syscall", *DISPATCHED)
+BOUNDED = Bounds(kernel_ppm=10_000)
 
 
 class Kernel:
@@ -56,13 +57,13 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return made
 
 
-def started(kernel: Kernel, said: list[str]) -> Governor:
+def started(kernel: Kernel, said: list[str], bounds: Bounds = BOUNDED) -> Governor:
     load = Load()
     load.programs = [{"id": 1, "program": "on_sys_exit", "family": name} for name in reversed(FAMILIES)]
     load.programs.append({"id": 1, "program": "on_sys_exit", "family": "syscall"})
     load.program_fds = {1: 7}
     made = Governor(said.append, lambda: kernel.now, kernel.enable)
-    made.begin(load, Bounds(kernel_ppm=10_000), 2)
+    made.begin(load, bounds, 2)
     return made
 
 
@@ -118,6 +119,37 @@ def test_a_kernel_that_does_not_measure_is_told_once(kernel: Kernel) -> None:
     assert len(said) == 1
     assert "no breaker" in said[0]
     assert "Operation not permitted" in reports[-1]["lack"]
+
+
+@pytest.mark.parametrize("bounds", [Bounds(), Bounds(cgroup_events=20_000)])
+def test_without_a_bound_nothing_is_measured(kernel: Kernel, bounds: Bounds) -> None:
+    """Each switch interrupts all processors: whoever has set both bounds to 0 is spared that, and told so."""
+    said: list[str] = []
+    reports = rounds(started(kernel, said, bounds), kernel, 60)
+    assert kernel.measured == 0
+    assert said == ["no breaker, whatever the probes cost: limits.kernel_cpu and limits.program_ns are 0"]
+    assert reports[-1]["lack"]
+
+
+@pytest.mark.parametrize("bounds", [Bounds(kernel_ppm=1), Bounds(program_ns=1)])
+def test_either_bound_is_measured(kernel: Kernel, bounds: Bounds) -> None:
+    """One is enough."""
+    rounds(started(kernel, [], bounds), kernel, 20)
+    assert kernel.measured == 4
+
+
+@pytest.mark.parametrize("unmeasured", [True, False])
+def test_a_drill_ends_where_nothing_is_measured(kernel: Kernel, unmeasured: bool) -> None:
+    """By time alone: what was switched off for half a minute is not off for good."""
+    kernel.unmeasured = unmeasured
+    governor = started(kernel, [], BOUNDED if unmeasured else Bounds())
+    governor.rehearse(30)
+    assert kernel.applied == [["file"]]
+    reports = rounds(governor, kernel, 28)
+    assert reports[-1]["shed"] == ["file"]
+    (step,) = [step for report in rounds(governor, kernel, 10) for step in report["steps"]]
+    assert (step["action"], step["reason"]) == ("restored", "drill")
+    assert kernel.applied == [["file"], []]
 
 
 def test_where_somebody_has_it_measured_anyway_that_is_used(
