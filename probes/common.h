@@ -54,15 +54,23 @@ struct counter {            /* the last row: canaries seen */
 	u64 throttled;
 };
 
-/* What one control group has asked for from one family; see over_budget(). */
+/*
+ * What one control group has asked for from one family; see over_budget(). Of a flood the processors only read the first
+ * line of the cache, and each writes one of its own or of few: else they would wait for each other at every event.
+ */
+#define BUDGET_SHARDS 8
 struct budget {
 	u64 owner;          /* control group */
 	u64 window;
 	u64 count;          /* records of the owner in this window */
-	u64 throttled;      /* records refused, ever */
 	u64 throttled_of;   /* control group that was refused last */
 	u32 family;
 	u32 throttled_family;
+	u64 pad[3];
+	struct {
+		u64 records;
+		u64 pad[7];
+	} throttled[BUDGET_SHARDS];     /* records refused, ever */
 };
 
 struct scratch {
@@ -128,6 +136,7 @@ static __always_inline int over_budget(u64 cgroup, u64 time_ns, u32 type)
 	u64 *limit = settings.lookup(&slot), window = time_ns >> WINDOW_SHIFT;
 	u64 hash = (cgroup * 8 + FAMILY_INDEX) * 0x9e3779b97f4a7c15ULL;
 	struct counter *counter;
+	u32 shard;
 
 	if (!limit || !*limit)
 		return 0;
@@ -147,9 +156,12 @@ static __always_inline int over_budget(u64 cgroup, u64 time_ns, u32 type)
 		if (budget->owner != cgroup || budget->family != FAMILY_INDEX)
 			continue;
 		if (*(volatile u64 *)&budget->count >= *limit) {
-			budget->throttled_of = cgroup;
-			budget->throttled_family = FAMILY_INDEX;
-			__sync_fetch_and_add(&budget->throttled, 1);
+			if (budget->throttled_of != cgroup || budget->throttled_family != FAMILY_INDEX) {
+				budget->throttled_of = cgroup;
+				budget->throttled_family = FAMILY_INDEX;
+			}
+			shard = bpf_get_smp_processor_id() & (BUDGET_SHARDS - 1);
+			__sync_fetch_and_add(&budget->throttled[shard].records, 1);
 			counter = counter_of(type);
 			if (counter)
 				__sync_fetch_and_add(&counter->throttled, 1);
@@ -289,11 +301,11 @@ static __always_inline struct scratch *claim(u32 type)
 	return NULL;
 }
 
-/* Begin a record of `size` fixed bytes, all zero, header filled for the current task. */
-static __always_inline struct scratch *begin(u32 type, u32 size)
+/* Begin a record that is within its budget: `size` fixed bytes, all zero, header filled for the current task. */
+static __always_inline struct scratch *begin_granted(u32 type, u32 size, u64 cgroup, u64 time_ns)
 {
-	u64 id = bpf_get_current_pid_tgid(), cgroup = bpf_get_current_cgroup_id(), time_ns = bpf_ktime_get_boot_ns();
-	struct scratch *s = over_budget(cgroup, time_ns, type) ? NULL : claim(type);
+	u64 id = bpf_get_current_pid_tgid();
+	struct scratch *s = claim(type);
 	struct task_struct *task = (void *)bpf_get_current_task();
 	struct sensor_header *header;
 	const struct cred *cred = NULL;
@@ -337,6 +349,13 @@ static __always_inline struct scratch *begin(u32 type, u32 size)
 	READ_INUM(inum, mnt_namespace, mnt_ns);
 	header->mntns = inum;
 	return s;
+}
+
+static __always_inline struct scratch *begin(u32 type, u32 size)
+{
+	u64 cgroup = bpf_get_current_cgroup_id(), time_ns = bpf_ktime_get_boot_ns();
+
+	return over_budget(cgroup, time_ns, type) ? NULL : begin_granted(type, size, cgroup, time_ns);
 }
 
 #define BEGIN(s, record, event, TYPE)                                      \

@@ -135,9 +135,11 @@ static __always_inline struct noted *note_of(u64 key, u64 operation)
 	return note && note->operation == operation ? note : NULL;
 }
 
+/* Looked for first: deleting takes a lock, also where there is nothing. */
 static __always_inline void forget_note(u64 key)
 {
-	noted.delete(&key);
+	if (noted.lookup(&key))
+		noted.delete(&key);
 }
 
 /*
@@ -168,6 +170,12 @@ static __always_inline int new_request(struct request *request, u32 type, u32 fl
 	return 1;
 }
 
+/* Before anything is read of the call, so that a flood costs its host as little as can be. */
+static __always_inline int is_refused(u32 type)
+{
+	return over_budget(bpf_get_current_cgroup_id(), bpf_ktime_get_boot_ns(), type);
+}
+
 /* The request of a successful call of somebody else; what was noted of any other call is of no use. */
 static __always_inline struct request *succeeded(struct bpf_raw_tracepoint_args *ctx, struct arguments *call, u32 type)
 {
@@ -175,7 +183,7 @@ static __always_inline struct request *succeeded(struct bpf_raw_tracepoint_args 
 	u64 thread = bpf_get_current_pid_tgid();
 	struct request *request = requests.lookup(&zero);
 
-	if (ctx->args[1] || is_self() || !request) {
+	if (ctx->args[1] || is_self() || !request || is_refused(type)) {
 		forget_note(thread);
 		return NULL;
 	}
@@ -265,7 +273,7 @@ int on_uring_path(struct bpf_raw_tracepoint_args *ctx)
 	note = note_of(key, type);
 	if (!note)
 		return 0;
-	if (done.result || is_self() || !new_request(request, type, FLAG_IO_URING, key)) {
+	if (done.result || is_self() || is_refused(type) || !new_request(request, type, FLAG_IO_URING, key)) {
 		forget_note(key);
 		return 0;
 	}
@@ -344,7 +352,7 @@ int emit_path(struct bpf_raw_tracepoint_args *ctx)
 	own = *left;
 	vacate(&left->busy);
 	find_targets(request, &to, &from);
-	s = begin(request->type, sizeof(*e));
+	s = begin_granted(request->type, sizeof(*e), bpf_get_current_cgroup_id(), bpf_ktime_get_boot_ns());
 	if (!s) {
 		forget_note(request->note);
 		return 0;

@@ -6,12 +6,13 @@ import mmap
 from dataclasses import dataclass
 
 from sensor.kernel.hooks import FAMILIES
-from sensor.kernel.plan import BUDGET_BYTES, BUDGETS
+from sensor.kernel.plan import BUDGET_BYTES, BUDGET_SHARDS, BUDGETS
 
 #: After so long without a dropped event it is over: a flood that comes in bursts is told once.
 QUIET_NS = 10_000_000_000
 _WORDS = BUDGET_BYTES // 8
-_THROTTLED, _OWNER, _FAMILIES = 3, 4, 5  # words of struct budget; the last is two numbers, the higher one is meant
+_OWNER, _FAMILIES = 3, 4  # words of struct budget; the last is two numbers, the higher one is meant
+_SHARDS = range(8, _WORDS, (_WORDS - 8) // BUDGET_SHARDS)  # of the count of what was dropped
 
 
 @dataclass(slots=True)
@@ -41,7 +42,8 @@ class Throttles:
         self._under: dict[tuple[int, str], _Under] = {}  # bounded: by the buckets, for QUIET_NS
 
     def _dropped(self) -> list[int]:
-        return self._words[_THROTTLED:BUDGETS * _WORDS:_WORDS].tolist()
+        shards = (self._words[word:BUDGETS * _WORDS:_WORDS].tolist() for word in _SHARDS)
+        return [*map(sum, zip(*shards, strict=True))]
 
     @property
     def throttled(self) -> int:

@@ -20,10 +20,10 @@ READERS = {"READ": 1, "FOLLOW": 1, "READ_INUM": 2, "bpf_probe_read_kernel": 2, "
            "put_kernel": 1, "read_kernel_sockaddr": 1, "name_watched": 0}
 #: Pointers without a type that are the kernel's all the same, by the function that has them.
 UNTYPED = {
-    ("begin", "mnt_ns"), ("emit_attempt", "address"), ("emit_bpf_access", "object"), ("exec_identity", "namespace"),
-    ("name_watched", "name"), ("netns_of", "net"), ("new_note", "name"), ("note_more", "text"), ("note_source", "name"),
-    ("on_exec", "filename"), ("on_exec", "interpreter"), ("put_cgroup", "name"), ("read_kernel_sockaddr", "address"),
-    ("read_object", "object")}
+    ("begin_granted", "mnt_ns"), ("emit_attempt", "address"), ("emit_bpf_access", "object"),
+    ("exec_identity", "namespace"), ("name_watched", "name"), ("netns_of", "net"), ("new_note", "name"),
+    ("note_more", "text"), ("note_source", "name"), ("on_exec", "filename"), ("on_exec", "interpreter"),
+    ("put_cgroup", "name"), ("read_kernel_sockaddr", "address"), ("read_object", "object")}
 #: Behind these lies another thing in each kind of file, or what another thread may have freed.
 UNSURE = re.compile(r"->(?:private_data|i_private|file_ptr)\b|file_table\b")
 TYPE = re.compile(r"\b(struct \w+|void|char|[us](?:8|16|32|64)|int|long)\b")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from sensor.kernel.hooks import FAMILIES
-from sensor.kernel.plan import BUDGET_BYTES, BUDGETS
+from sensor.kernel.plan import BUDGET_BYTES, BUDGET_SHARDS, BUDGETS
 from sensor.kernel.throttles import QUIET_NS, Change, Throttles
 
 SECOND = 1_000_000_000
@@ -23,8 +23,9 @@ class Buckets:
         self.fd = os.memfd_create("budgets")
         os.ftruncate(self.fd, BUDGETS * BUDGET_BYTES)
 
-    def set(self, place: int, throttled: int, cgroup: int, family: int = FILE) -> None:
-        os.pwrite(self.fd, struct.pack("<QQQQQII", 5, 6, 7, throttled, cgroup, 1, family), place * BUDGET_BYTES)
+    def set(self, place: int, throttled: int, cgroup: int, family: int = FILE, shard: int = 0) -> None:
+        os.pwrite(self.fd, struct.pack("<QQQQII", 5, 6, 7, cgroup, 1, family), place * BUDGET_BYTES)
+        os.pwrite(self.fd, struct.pack("<Q", throttled), place * BUDGET_BYTES + 64 * (1 + shard))
 
 
 @pytest.fixture
@@ -67,6 +68,15 @@ def test_two_families_of_one_control_group_are_two(buckets: Buckets) -> None:
     buckets.set(2, 3, 8, family=999)
     assert {(change.family, change.count) for change in throttles.look(SECOND)} == {
         ("file", 1), (FAMILIES[FILE + 1].name, 2), ("", 3)}
+    throttles.close()
+
+
+def test_what_processors_count_apart_is_one_sum(buckets: Buckets) -> None:
+    """Each of them has a line of the cache, or shares it with few."""
+    throttles = Throttles(buckets.fd)
+    for shard in range(BUDGET_SHARDS):
+        buckets.set(3, 10 ** shard, 8, shard=shard)
+    assert throttles.look(SECOND) == [Change("began", 8, "file", 11_111_111)]
     throttles.close()
 
 

@@ -1,11 +1,10 @@
 /* flood DIR (absolute, empty) [N=1000000] [PROCESSES=4] [EXECS=0] [CHANGES=0]: opens for writing as fast as they go.
  *
- * N events in all, shared among the processes, each on a file of its own. With CHANGES each open is followed by a
- * chmod and a chown by descriptor, as when archives are unpacked. EXECS programs are run by this process meanwhile,
- * one after the other: they must not drown.
+ * N events in all, shared among the processes, each on a file of its own. After each open come CHANGES times a chmod
+ * and a chown by descriptor: who wants to flood takes the calls that cost the least. EXECS programs are run by this
+ * process meanwhile, one after the other: they must not drown.
  */
 #include "workload.h"
-#include <stdbool.h>
 #include <time.h>
 
 extern char **environ;
@@ -18,7 +17,7 @@ static double now(void)
 }
 
 /* So many events on a file of a directory; *done counts them. */
-static void flood(int directory, const char *name, long share, bool changes, volatile long *done)
+static void flood(int directory, const char *name, long share, long changes, volatile long *done)
 {
 	uid_t uid = getuid();
 	gid_t gid = getgid();
@@ -26,7 +25,7 @@ static void flood(int directory, const char *name, long share, bool changes, vol
 	while (*done < share) {
 		int fd = (int)must(openat(directory, name, O_WRONLY | O_CREAT, 0600), name);
 		++*done;
-		if (changes && *done + 2 <= share) {
+		for (long i = 0; i < changes && *done + 2 <= share; i++) {
 			must(fchmod(fd, 0600), name);
 			must(fchown(fd, uid, gid), name);
 			*done += 2;
@@ -43,8 +42,8 @@ int main(int argc, char **argv)
 		return 2;
 	long n = number(argc, argv, 2, 1000000), processes = number(argc, argv, 3, 4), execs = number(argc, argv, 4, 0);
 	int directory = (int)must(open(argv[1], O_PATH | O_DIRECTORY), argv[1]);
-	bool changes = number(argc, argv, 5, 0) != 0;
-	if (n < 1 || n > 10000000 || processes < 1 || processes > 64)
+	long changes = number(argc, argv, 5, 0);
+	if (n < 1 || n > 10000000 || processes < 1 || processes > 64 || changes < 0)
 		return 2;
 	volatile long *done = shared((size_t)processes * 64);
 	pid_t pids[64], *runs = calloc((size_t)execs + 1, sizeof *runs);
