@@ -31,6 +31,10 @@ def import_bcc() -> Any:
     return bcc
 
 
+#: Texts before those of each family.
+COMMON = ("common.h", "uring.h", "record.h")
+
+
 def kernel_version_code() -> int:
     """LINUX_VERSION_CODE of the running kernel."""
     match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", platform.release())
@@ -40,7 +44,7 @@ def kernel_version_code() -> int:
 
 def source(family: Family, probes: Path) -> str:
     """The text BCC compiles: BCC rewrites only its main file, so the parts are joined, not included."""
-    parts = ("common.h", *family.parts)
+    parts = (*COMMON, *family.parts)
     return "\n".join(f'#line 1 "{part}"\n{(probes / part).read_text()}' for part in parts)
 
 

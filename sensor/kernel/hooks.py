@@ -17,7 +17,7 @@ from sensor.schema import BY_NAME
 class Family:
     """What is compiled together. ``mask`` + 1 + ``slack`` is the size of its scratch record in bytes.
 
-    ``parts`` are its texts after common.h, in order.
+    ``parts`` are its texts, in order, after those of all families.
     """
 
     name: str
