@@ -66,6 +66,7 @@ struct budget {
 		u64 pad[7];
 	} throttled[BUDGET_SHARDS];     /* records refused, ever */
 };
+_Static_assert(sizeof(struct budget) == 64 * (1 + BUDGET_SHARDS), "budget");
 
 struct scratch {
 	u64 busy;           /* 1: a record is under construction */

@@ -156,7 +156,8 @@ class Snapshot:
     bpf_program_runs: Samples = _row("counter", _KERNEL, "Times that a program ran, as above.", "program")
     kernel_cpu_ratio: float | None = _row("gauge", _KERNEL, "Part of the time of all processors that all programs "
                                           "took, mean of 30 s: what `limits.kernel_cpu` bounds. Absent where the "
-                                          "kernel does not measure.")
+                                          "kernel does not measure, or where neither that nor "
+                                          "`limits.program_ns` is a bound.")
     breaker_shed: Samples = _row("gauge", _KERNEL, "1 for a probe family that the breaker has switched off. Anything "
                                  "but 0 deserves an alarm.", "family")
     breaker_steps: Samples = _row("counter", _KERNEL, "Steps of the breaker, drills too: shed, restored; exhausted, "
