@@ -120,8 +120,8 @@ def command(kernel: images.Kernel, initrd: Path, report: Path, mode: str, extra:
     return ["nice", "-n", "10", "setpriv", "--pdeathsig", "KILL",
             "qemu-system-x86_64", "-machine", "q35,accel=tcg",
             # qemu 7.2 emulates cmpxchg16b wrongly: 6.12's page allocator then oopses at random. With a thread for
-            # each processor it may run a breakpoint that the kernel has taken out again (Oops: int3, also in 10.0); one
-            # thread doubles the time and hides races.
+            # each processor it may run a breakpoint that the kernel has taken out again (Oops: int3, also in 10.0);
+            # with one thread no two of them run at once, as tests about races need it.
             "-cpu", "max,-cx16", *pace, "-m", "1536", "-nodefaults", "-nographic", *again,
             "-serial", "stdio", "-serial", f"file:{report}", *drives, "-kernel", str(kernel.image),
             "-initrd", str(initrd), "-append", f"{KERNEL_ARGUMENTS} {init} {extra}".strip()]
